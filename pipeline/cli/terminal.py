@@ -1,0 +1,101 @@
+"""How things look on a terminal: tables, colours, widths; shared by every command."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import textwrap
+from collections.abc import Sequence
+from typing import IO
+
+import click
+
+from pipeline.clock import duration
+
+__all__ = ["colour", "coloured", "duration", "is_terminal", "table", "visible_width", "width"]
+
+_FALLBACK = (80, 24)
+_MIN_LAST = 20
+_GAP = "  "
+
+
+def is_terminal(stream: IO[str]) -> bool:
+    """Is somebody watching *stream*, on a terminal that can move its cursor?"""
+    try:
+        return stream.isatty() and os.environ.get("TERM", "") != "dumb"
+    except ValueError:  # closed already
+        return False
+
+
+def width() -> int:
+    """Columns of the terminal as it is now; 80 elsewhere. ``COLUMNS`` overrides."""
+    return max(shutil.get_terminal_size(_FALLBACK).columns, 10)
+
+
+def coloured(stream: IO[str] | None = None) -> bool:
+    """Are colours wanted there? Only on a terminal, and not with ``NO_COLOR`` set."""
+    if os.environ.get("NO_COLOR"):
+        return False
+    return is_terminal(stream or sys.stdout)
+
+
+def colour(text: str, name: str, *, bold: bool = False, stream: IO[str] | None = None) -> str:
+    """*text* in a colour (``red``, ``green``, ``yellow``, ``cyan``), or as it is.
+
+    Args:
+        name: the colour; empty for none.
+        bold: make it bold.
+        stream: where it will be written; standard output if not given.
+    """
+    if not coloured(stream):
+        return text
+    return click.style(text, fg=name or None, bold=bold or None)
+
+
+def visible_width(text: str) -> int:
+    """Columns that *text* takes once colours are left out."""
+    return len(click.unstyle(text))
+
+
+def table(
+    rows: Sequence[Sequence[object]], headers: Sequence[str], width: int | None = None
+) -> str:
+    """Columns side by side, under headers, without a line break at the end.
+
+    Columns are as wide as their content, and the last one is wrapped so that the table fits. A
+    single word that is too long, a digest say, is kept whole: it is there to be copied.
+
+    Args:
+        rows: cells, turned into text by ``str``; None is empty.
+        headers: one for each column.
+        width: columns to fit into; the terminal's if not given.
+    """
+    limit = width if width is not None else globals()["width"]()
+    cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    lines = [[colour(h, "", bold=True) for h in headers], *cells]
+    wide = [
+        max(visible_width(line[column]) for line in lines) for column in range(len(headers) - 1)
+    ]
+    used = sum(wide) + len(_GAP) * len(wide)
+    room = max(limit - used, _MIN_LAST)
+    out: list[str] = []
+    for line in lines:
+        head = "".join(
+            text + " " * (size - visible_width(text)) + _GAP
+            for text, size in zip(line, wide, strict=False)
+        )
+        parts = _wrap(line[-1], room)
+        out.append((head + parts[0]).rstrip())
+        out.extend((" " * used + part).rstrip() for part in parts[1:])
+    return "\n".join(out)
+
+
+def _wrap(text: str, room: int) -> list[str]:
+    parts: list[str] = []
+    for line in text.split("\n"):
+        if visible_width(line) <= room:
+            parts.append(line)
+        else:
+            parts += textwrap.wrap(line, room, break_long_words=False, break_on_hyphens=False)
+    return parts or [""]
