@@ -1,0 +1,1 @@
+"""What everything is about: immutable, validated data, without input or output."""
