@@ -61,7 +61,7 @@ class _Commands(click.Group):
                 raise RecastError(f"`recast {cmd_name}` is not part of this version") from error
             raise RecastError(
                 f"`recast {cmd_name}` needs the Python package that brings `{error.name}`",
-                hint="Install it with `pip install 'recast[pipeline]'`.",
+                hint="Install it with `pip install 'recast[build]'`.",
             ) from error
         assert isinstance(found, click.Command)
         return found
