@@ -1,0 +1,132 @@
+"""Rules for a definition's lists: what Recast owns, what may persist, where files may stand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from pipeline.models.fields import Problems, refuse, refuse_entries, repeated, shown, within
+
+COMMAND_LINE_LIMIT = 1536
+"""Characters that a definition may add; the kernel takes 2048 in all, Recast needs the rest."""
+
+OWN_ARGUMENTS = ("root", "roothash", "usrhash", "systemd.volatile", "recast.release", "ro", "rw")
+"""Kernel arguments that Recast itself sets: they bind a boot to one root."""
+
+OWN_VARIABLES = (
+    "DIB_RELEASE",
+    "DIB_BLOCK_DEVICE",
+    "DIB_BLOCK_DEVICE_CONFIG",
+    "DIB_DEBOOTSTRAP_CACHE",
+    "DIB_DEBIAN_USE_DEBOOTSTRAP_CACHE",
+    "DIB_IMAGE_CACHE",
+)
+"""diskimage-builder's variables that Recast itself sets: they would make a build key lie."""
+
+OTHER_VARIABLES = (
+    "BASE_IMAGE_FILE",
+    "GENTOO_OVERLAYS",
+    "GENTOO_PROFILE",
+    "GENTOO_PYTHON_TARGETS",
+)
+"""Variables of diskimage-builder's elements whose names do not start with ``DIB_``."""
+
+# Where each stands alone on a machine, or comes with the release: never on the data partition.
+_NEVER_BELOW = (
+    *("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"),
+    *("/proc", "/sys", "/dev", "/run", "/tmp", "/boot", "/efi", "/data"),  # noqa: S108
+    *("/var/run", "/var/lock", "/var/lib/dpkg", "/var/lib/rpm"),
+)
+_NEVER_WHOLE = ("/", "/etc", "/var", "/var/lib", "/var/cache")
+_NOT_IN_ROOT = ("/proc", "/sys", "/dev", "/run", "/tmp", "/efi", "/data")  # noqa: S108
+
+
+def kernel_argument(argument: str) -> str:
+    """Check that *argument* is one argument, and not one of Recast's own."""
+    name = argument.partition("=")[0]
+    if not argument or argument == "--":
+        refuse(f"expected a kernel argument, got {shown(argument)}")
+    if not argument.isascii() or any(c <= " " or c in "\"'\\\x7f" for c in argument):
+        refuse(
+            "expected one kernel argument without spaces, quotes or backslashes, "
+            f"got {shown(argument)}"
+        )
+    if name in OWN_ARGUMENTS or name.startswith("systemd.verity"):
+        refuse(f"{shown(argument)} cannot be given: Recast itself sets `{name}`")
+    return argument
+
+
+def kernel_arguments(arguments: tuple[str, ...]) -> tuple[str, ...]:
+    """Check that none is repeated and that they fit on the command line."""
+    refuse_entries(repeated(arguments))
+    length = len(" ".join(arguments))
+    if length > COMMAND_LINE_LIMIT:
+        refuse(f"expected at most {COMMAND_LINE_LIMIT} characters in all, got {length}")
+    return arguments
+
+
+def environment(variables: Mapping[str, str]) -> Mapping[str, str]:
+    """Check that each variable is one of diskimage-builder's, and none is Recast's own."""
+    problems: Problems = []
+    for name, value in variables.items():
+        plain = name.isascii() and name.replace("_", "A").isalnum()
+        if name in OWN_VARIABLES:
+            problems.append((name, "Recast itself sets this variable"))
+        elif name not in OTHER_VARIABLES and not (plain and name.startswith("DIB_")):
+            others = ", ".join(OTHER_VARIABLES)
+            problems.append((name, f"expected a variable that starts with DIB_ (or {others})"))
+        elif "\0" in value:
+            problems.append((name, "expected text without NUL characters"))
+    refuse_entries(problems)
+    return variables
+
+
+def persist_path(path: str) -> str:
+    """Check that *path* can live on the data partition without hiding the release or system."""
+    fixed = next((folder for folder in _NEVER_BELOW if within(path, folder)), None)
+    if path in _NEVER_WHOLE:
+        refuse(f"{shown(path)} as a whole cannot persist; name what is needed below it")
+    if fixed is not None:
+        refuse(f"{shown(path)} cannot persist: {fixed} belongs to the release or the system")
+    return path
+
+
+def persist_paths(paths: tuple[str, ...]) -> tuple[str, ...]:
+    """Check that no path is repeated or lies in another."""
+    problems = repeated(paths)
+    for index, path in enumerate(paths):
+        for other in paths:
+            if other != path and within(path, other):
+                problems.append((index, f"{shown(path)} lies in {shown(other)}, also in the list"))
+    refuse_entries(problems)
+    return paths
+
+
+def persist_overlaps(paths: Sequence[str], inherited: Mapping[str, str]) -> Problems:
+    """Which *paths* overlap others that persist already.
+
+    Args:
+        paths: absolute, plain paths.
+        inherited: the others, each with the name of the image that says so.
+
+    Returns:
+        Pairs of the path's index and a sentence; an equal path is no overlap.
+    """
+    return [
+        (index, f"{shown(path)} overlaps {shown(other)}, which {owner} persists")
+        for index, path in enumerate(paths)
+        for other, owner in inherited.items()
+        if other != path and (within(path, other) or within(other, path))
+    ]
+
+
+def file_paths(paths: Sequence[str]) -> None:
+    """Check where files are put: in the root, each once, none below another."""
+    problems = repeated(paths)
+    for index, path in enumerate(paths):
+        fixed = next((folder for folder in _NOT_IN_ROOT if within(path, folder)), None)
+        if path == "/" or fixed is not None:
+            problems.append((index, f"{shown(path)}: a file there is not part of the root"))
+        for other in paths:
+            if other not in (path, "/") and within(path, other):
+                problems.append((index, f"{shown(path)} lies below the file {shown(other)}"))
+    refuse_entries(problems)

@@ -1,0 +1,64 @@
+"""What ``images/settings.yaml`` says: how builds and tests run here, not what they make."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from pipeline.models.fields import (
+    Duration,
+    Model,
+    Problems,
+    WholeNumber,
+    refuse_entries,
+    shown,
+)
+
+_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+_URL = re.compile(r"(https?://[^/@\s]+(/\S*)?|(file|copy):(//)?/\S*)")
+_SECRET = re.compile(r"https?://[^/\s]*@")
+
+
+def _mirrors(mirrors: Mapping[str, str]) -> Mapping[str, str]:
+    problems: Problems = []
+    for name, url in mirrors.items():
+        if _NAME.fullmatch(name) is None:
+            problems.append((name, "expected a name such as debian or debian-security"))
+        elif _SECRET.match(url):
+            problems.append(
+                (name, "a URL here cannot hold a user or password: use apt's auth.conf")
+            )
+        elif _URL.fullmatch(url) is None:
+            problems.append(
+                (name, f"expected a URL with http, https, file or copy, got {shown(url)}")
+            )
+    refuse_entries(problems)
+    return mirrors
+
+
+class Settings(Model):
+    """Settings of a project; every key has a default."""
+
+    archive_max_age: Duration = Field(
+        default=86400.0,
+        description="Age of the last look at the distribution's archive from which on a plan "
+        "looks again; seconds once read.",
+    )
+    accel: Literal["auto", "kvm", "tcg"] = Field(
+        default="auto",
+        description="How test machines run: with KVM where it truly works, always, or never.",
+    )
+    jobs: WholeNumber | None = Field(
+        default=None,
+        ge=1,
+        le=64,
+        description="Images at work at once; by cores and memory when not given.",
+    )
+    mirror: Annotated[Mapping[str, str], AfterValidator(_mirrors)] = Field(
+        default_factory=dict,
+        description="Package archives by distribution, security ones as `<name>-security`.",
+        examples=[{"debian": "https://mirror.example/debian"}],
+    )
