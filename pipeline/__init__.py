@@ -1,0 +1,3 @@
+"""Recast: infrastructure changes as tested, signed, versioned golden images."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,63 @@
+"""SHA-256 over bytes, files, data and folders: the names that everything hangs on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+from pathlib import Path
+
+_READ = 1 << 20
+
+
+def of_bytes(data: bytes) -> str:
+    """Lower-case hexadecimal SHA-256 of *data*."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def of_data(data: object) -> str:
+    """Digest of JSON-able *data*; equal data gives equal digests, whatever its key order."""
+    return of_bytes(canonical(data))
+
+
+def canonical(data: object) -> bytes:
+    """*data* as JSON with sorted keys and no spare white space, in UTF-8."""
+    return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def of_file(path: Path) -> str:
+    """Digest of the content of one file.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def of_folder(folder: Path, *, ignore: frozenset[str] = frozenset({"__pycache__"})) -> str:
+    """Digest of everything below *folder*: names, kinds, executable bits, contents, link targets.
+
+    Times and owners do not count: a fresh clone has the digest of the old one.
+
+    Raises:
+        OSError: something in it cannot be read.
+    """
+    lines: list[str] = []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if name not in ignore)
+        here = Path(parent)
+        links = [name for name in folders if (here / name).is_symlink()]
+        for name in sorted([*files, *links]):
+            if name.endswith(".pyc"):
+                continue
+            path = here / name
+            relative = path.relative_to(folder).as_posix()
+            info = path.lstat()
+            if stat.S_ISLNK(info.st_mode):
+                lines.append(f"l {relative} {os.readlink(path)}")
+            else:
+                executable = "x" if info.st_mode & 0o100 else "-"
+                lines.append(f"f{executable} {relative} {of_file(path)}")
+    return of_bytes("\n".join(lines).encode())

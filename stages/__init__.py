@@ -1,0 +1,1 @@
+"""One file per pipeline stage; a stage imports no other stage."""
