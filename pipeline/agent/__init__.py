@@ -1,0 +1,1 @@
+"""The device side: what a machine at a site runs. Its import graph stays small."""
