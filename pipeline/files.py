@@ -86,7 +86,7 @@ def require_space(folder: Path, needed: int) -> None:
 
 
 @contextlib.contextmanager
-def locked(path: Path, *, what: str, wait: bool = True) -> Iterator[None]:
+def locked(path: Path, *, what: str, wait: bool = True, holder: str = "") -> Iterator[None]:
     """Hold an exclusive lock on *path* (a file made for this) while the block runs.
 
     The kernel frees it when the process ends, however it ends.
@@ -95,6 +95,7 @@ def locked(path: Path, *, what: str, wait: bool = True) -> Iterator[None]:
         path: the lock file; it stays.
         what: what is being done, for the other one's message.
         wait: wait for the other, or fail at once.
+        holder: who we are, for the other one's message; the process if not given.
 
     Raises:
         BusyError: *wait* is false and another process holds it.
@@ -106,15 +107,15 @@ def locked(path: Path, *, what: str, wait: bool = True) -> Iterator[None]:
         except BlockingIOError:
             if not wait:
                 file.seek(0)
-                holder = file.read().strip() or "another process"
+                other = file.read().strip() or "another process"
                 raise BusyError(
-                    f"{what}: {holder} is at work on it",
+                    f"{what}: {other} is at work on it",
                     hint="Wait until it has ended, then try again.",
                 ) from None
             fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
         file.truncate()
-        file.write(f"process {os.getpid()}")
+        file.write(holder or f"process {os.getpid()}")
         file.flush()
         yield
 

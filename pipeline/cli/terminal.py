@@ -13,7 +13,16 @@ import click
 
 from pipeline.clock import duration
 
-__all__ = ["colour", "coloured", "duration", "is_terminal", "table", "visible_width", "width"]
+__all__ = [
+    "colour",
+    "coloured",
+    "duration",
+    "is_terminal",
+    "printable",
+    "table",
+    "visible_width",
+    "width",
+]
 
 _FALLBACK = (80, 24)
 _MIN_LAST = 20
@@ -99,3 +108,17 @@ def _wrap(text: str, room: int) -> list[str]:
         else:
             parts += textwrap.wrap(line, room, break_long_words=False, break_on_hyphens=False)
     return parts or [""]
+
+
+_PLAIN = str.maketrans({"→": "->", "✓": "ok", "✗": "FAILED", "–": "-", "…": "...", "×": "x"})
+
+
+def printable(text: str, stream: IO[str] | None = None) -> str:
+    """*text*, in plain ASCII signs where *stream* (standard output) cannot show the others."""
+    encoding = getattr(stream or sys.stdout, "encoding", None) or "ascii"
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        plain = text.translate(_PLAIN)
+        return plain.encode(encoding, errors="replace").decode(encoding)
+    return text

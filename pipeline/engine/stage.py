@@ -6,6 +6,7 @@ been done before; the engine knows when to ask it. Stages hand results on throug
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,7 +39,6 @@ class Work:
         project: the folder that holds ``images/``.
         artifacts: the embedded store, its caches and its run records.
         scratch: a folder of this image and run alone; it exists, and is removed afterwards.
-        log: the running stage's log file.
         stop: is set when the person wants an end; every program started must obey it.
         definition: the image with what it inherits.
         own: the image as its own file says it.
@@ -47,15 +47,16 @@ class Work:
         settings: the project's settings.
         tree: the folder of the built tree, ``cache/trees/<build key>``; the build stage makes it.
         parent_tree: the same of the parent image, complete; None for a base image.
+        log: the running stage's log file.
         release_dir: the release's folder, ``images/<image>/<version>``.
         release: its manifest.
+        force: do it again, even if its result is there.
         report: who hears of progress.
     """
 
     project: Path
     artifacts: Path
     scratch: Path
-    log: IO[str]
     stop: Stop
     definition: ImageDefinition
     own: ImageDefinition
@@ -64,8 +65,10 @@ class Work:
     settings: Settings
     tree: Path
     parent_tree: Path | None = None
+    log: IO[str] = field(default_factory=io.StringIO, repr=False)
     release_dir: Path | None = None
     release: Release | None = None
+    force: bool = False
     report: Callable[[str], None] = field(default=_silent, repr=False)
 
     @property

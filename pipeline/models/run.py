@@ -55,7 +55,8 @@ class ImageRun(_Frozen):
     def status(self) -> StageStatus:
         """The image's state in one word: its most telling stage."""
         found = [stage.status for stage in self.stages.values()]
-        for status in ("failed", "interrupted", "running", "waiting", "done"):
+        order: tuple[StageStatus, ...] = ("failed", "interrupted", "running", "waiting", "done")
+        for status in order:
             if status in found:
                 return status
         return "cached" if "cached" in found or not found else "skipped"
