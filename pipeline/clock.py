@@ -22,7 +22,7 @@ def compact(moment: datetime) -> str:
 
 def duration(seconds: float) -> str:
     """A length of time for a person: ``0.4s``, ``42s``, ``3m08s``, ``1h02m``."""
-    if seconds < 10:
+    if seconds < 9.95:
         return f"{seconds:.1f}s"
     whole = round(seconds)
     if whole < 60:

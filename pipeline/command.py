@@ -20,9 +20,13 @@ from pathlib import Path
 from typing import IO
 
 from pipeline.errors import HostError, Interrupted, RecastError
+from pipeline.files import explained
 
 _TAIL_LINES = 40
 _GRACE_SECONDS = 10.0
+
+# Searched after PATH, which for an ordinary user lacks them.
+SYSTEM_PATH = ":/usr/sbin:/sbin"
 
 # Debian's and Ubuntu's package for each program that is ever started here.
 PACKAGES: dict[str, str] = {
@@ -108,7 +112,7 @@ def find(program: str) -> str:
     Raises:
         HostError: it is not installed; names the package that brings it.
     """
-    path = shutil.which(program, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+    path = shutil.which(program, path=os.environ.get("PATH", "") + SYSTEM_PATH)
     if path is None:
         package = PACKAGES.get(program, program)
         raise HostError(
@@ -146,6 +150,7 @@ def run(
         HostError: the program is not installed.
         CommandError: it ended with a non-zero code.
         CommandTimeout: it took too long.
+        DiskFullError: its output did not fit on the log's disk.
         Interrupted: *stop* was set.
     """
     process = start(
@@ -158,37 +163,50 @@ def run(
     )
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
     kept: list[str] = []
+    unwritable: list[OSError] = []
 
     def drain(stream: IO[bytes], keep: bool) -> None:
-        for raw in stream:
-            line = raw.decode(errors="replace")
-            tail.append(line.rstrip())
-            if log is not None:
-                log.write(line)
-                log.flush()
-            elif keep:
-                kept.append(line)
+        with stream:
+            for raw in stream:
+                line = raw.decode(errors="replace")
+                tail.append(line.rstrip())
+                if log is not None and not unwritable:
+                    try:
+                        log.write(line)
+                        log.flush()
+                    except OSError as error:  # go on reading, or the program hangs for ever
+                        unwritable.append(error)
+                elif log is None and keep:
+                    kept.append(line)
 
     assert process.stdout is not None
     readers = [threading.Thread(target=drain, args=(process.stdout, True), daemon=True)]
     if process.stderr is not None:
         readers.append(threading.Thread(target=drain, args=(process.stderr, False), daemon=True))
+    if process.stdin is not None:
+        # In a thread too: a program that reads nothing must not keep us from its time limit.
+        readers.append(
+            threading.Thread(target=_feed, args=(process.stdin, input or b""), daemon=True)
+        )
     for reader in readers:
         reader.start()
     try:
-        if input is not None:
-            assert process.stdin is not None
-            with contextlib.suppress(BrokenPipeError):
-                process.stdin.write(input)
-                process.stdin.close()
         _wait(process, argv, timeout, stop)
     finally:
         end(process)
         for reader in readers:
             reader.join(timeout=_GRACE_SECONDS)
+    if unwritable:
+        with explained(Path(getattr(log, "name", "the log"))):
+            raise unwritable[0]
     if process.returncode:
         raise CommandError(argv, process.returncode, tuple(tail))
     return Result("".join(kept))
+
+
+def _feed(stream: IO[bytes], data: bytes) -> None:
+    with contextlib.suppress(BrokenPipeError), stream:
+        stream.write(data)
 
 
 def _wait(

@@ -236,10 +236,10 @@ def check_disk(artifacts: Path) -> Finding:
         return Finding(
             "disk space",
             State.MISSING,
-            f"{format_size(free)} free for {artifacts}, {format_size(MIN_DISK)} are needed; "
-            "RECAST_ARTIFACTS may name a larger disk",
+            f"{format_size(free)} free, {format_size(MIN_DISK)} are needed for artifacts in "
+            f"{artifacts} (RECAST_ARTIFACTS may name a larger disk)",
         )
-    return Finding("disk space", State.OK, f"{format_size(free)} free for {artifacts}")
+    return Finding("disk space", State.OK, f"{format_size(free)} free for artifacts")
 
 
 def check_kvm(host: Host) -> Finding:
@@ -260,4 +260,4 @@ def check_project(host: Host, project: Path | None) -> Finding:
         return Finding(
             "project", State.NOTE, f"{project} has no git commit: a version derives from one"
         )
-    return Finding("project", State.OK, str(project))
+    return Finding("project", State.OK, f"{project.name}, with a commit")
