@@ -53,6 +53,8 @@ class Record(BaseModel):
 
 def shown(value: object) -> str:
     """*value* as a message quotes it: text in double quotes, long text cut."""
+    if value is None:
+        return "nothing"
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 80 else text[:76] + '…"'
 

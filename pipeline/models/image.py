@@ -144,6 +144,8 @@ def _distinct_names(checks: tuple[HealthCheck, ...]) -> tuple[HealthCheck, ...]:
     return checks
 
 
+_VariableName = Annotated[str, AfterValidator(rules.variable_name)]
+_VariableValue = Annotated[str, AfterValidator(rules.variable_value)]
 _Argument = Annotated[str, AfterValidator(rules.kernel_argument)]
 _PersistPath = Annotated[AbsolutePath, AfterValidator(rules.persist_path)]
 _Packages = Annotated[tuple[PackageName, ...], AfterValidator(distinct)]
@@ -201,7 +203,7 @@ class ImageDefinition(Model):
         description="Packages to install, by the distribution's names.",
         examples=[["nginx-light", "curl"]],
     )
-    environment: Annotated[Mapping[str, str], AfterValidator(rules.environment)] = Field(
+    environment: Mapping[_VariableName, _VariableValue] = Field(
         default_factory=dict,
         description="Variables for diskimage-builder and its elements; DIB_… only.",
         examples=[{"DIB_APT_MINIMAL_CREATE_INTERFACES": "0"}],
@@ -251,32 +253,6 @@ class ImageDefinition(Model):
         return self.from_ is None
 
 
-def find_cycles(parents: Mapping[str, str | None]) -> list[tuple[str, ...]]:
-    """The cycles among images that name each other as parents.
-
-    Args:
-        parents: each image's parent; parents that are not keys themselves are passed over.
-
-    Returns:
-        Each cycle once, from its alphabetically first member on, without coming back to it.
-    """
-    cycles: list[tuple[str, ...]] = []
-    settled: set[str] = set()
-    for start in sorted(parents):
-        path: list[str] = []
-        name: str | None = start
-        while name is not None and name in parents and name not in settled:
-            if name in path:
-                cycle = path[path.index(name) :]
-                first = cycle.index(min(cycle))
-                cycles.append((*cycle[first:], *cycle[:first]))
-                break
-            path.append(name)
-            name = parents[name]
-        settled.update(path)
-    return sorted(cycles)
-
-
 def _layered(below: ImageDefinition, own: ImageDefinition) -> ImageDefinition:
     """*own* with what it inherits from its resolved parent *below*."""
     replaced = {check.name: check for check in own.health}
@@ -324,7 +300,7 @@ class Catalog:
         for name, parent in sorted(parents.items()):
             if parent is not None and parent not in parents:
                 raise DefinitionError(f"image {name}: its parent `{parent}` does not exist")
-        for cycle in find_cycles(parents):
+        for cycle in rules.find_cycles(parents):
             raise DefinitionError(f"a cycle of parents: {' → '.join((*cycle, cycle[0]))}")
         ordered = sorted(parents, key=lambda name: (len(self.ancestors(name)), name))
         images = {name: self.images[name] for name in ordered}

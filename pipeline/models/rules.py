@@ -1,4 +1,4 @@
-"""Rules for a definition's lists: what Recast owns, what may persist, where files may stand."""
+"""Rules of definitions: what Recast owns, what may persist, where files stand, who is a parent."""
 
 from __future__ import annotations
 
@@ -64,20 +64,21 @@ def kernel_arguments(arguments: tuple[str, ...]) -> tuple[str, ...]:
     return arguments
 
 
-def environment(variables: Mapping[str, str]) -> Mapping[str, str]:
-    """Check that each variable is one of diskimage-builder's, and none is Recast's own."""
-    problems: Problems = []
-    for name, value in variables.items():
-        plain = name.isascii() and name.replace("_", "A").isalnum()
-        if name in OWN_VARIABLES:
-            problems.append((name, "Recast itself sets this variable"))
-        elif name not in OTHER_VARIABLES and not (plain and name.startswith("DIB_")):
-            others = ", ".join(OTHER_VARIABLES)
-            problems.append((name, f"expected a variable that starts with DIB_ (or {others})"))
-        elif "\0" in value:
-            problems.append((name, "expected text without NUL characters"))
-    refuse_entries(problems)
-    return variables
+def variable_name(name: str) -> str:
+    """Check that *name* is a variable of diskimage-builder, and not one of Recast's own."""
+    if name in OWN_VARIABLES:
+        refuse("Recast itself sets this variable")
+    plain = name.isascii() and name.replace("_", "A").isalnum()
+    if name not in OTHER_VARIABLES and not (plain and name.startswith("DIB_")):
+        refuse(f"expected a variable that starts with DIB_ (or {', '.join(OTHER_VARIABLES)})")
+    return name
+
+
+def variable_value(value: str) -> str:
+    """Check that *value* can be a variable's."""
+    if "\0" in value:
+        refuse("expected text without NUL characters")
+    return value
 
 
 def persist_path(path: str) -> str:
@@ -130,3 +131,29 @@ def file_paths(paths: Sequence[str]) -> None:
             if other not in (path, "/") and within(path, other):
                 problems.append((index, f"{shown(path)} lies below the file {shown(other)}"))
     refuse_entries(problems)
+
+
+def find_cycles(parents: Mapping[str, str | None]) -> list[tuple[str, ...]]:
+    """The cycles among images that name each other as parents.
+
+    Args:
+        parents: each image's parent; parents that are not keys themselves are passed over.
+
+    Returns:
+        Each cycle once, from its alphabetically first member on, without coming back to it.
+    """
+    cycles: list[tuple[str, ...]] = []
+    settled: set[str] = set()
+    for start in sorted(parents):
+        path: list[str] = []
+        name: str | None = start
+        while name is not None and name in parents and name not in settled:
+            if name in path:
+                cycle = path[path.index(name) :]
+                first = cycle.index(min(cycle))
+                cycles.append((*cycle[first:], *cycle[:first]))
+                break
+            path.append(name)
+            name = parents[name]
+        settled.update(path)
+    return sorted(cycles)

@@ -11,9 +11,8 @@ from pydantic import AfterValidator, Field
 from pipeline.models.fields import (
     Duration,
     Model,
-    Problems,
     WholeNumber,
-    refuse_entries,
+    refuse,
     shown,
 )
 
@@ -22,21 +21,22 @@ _URL = re.compile(r"(https?://[^/@\s]+(/\S*)?|(file|copy):(//)?/\S*)")
 _SECRET = re.compile(r"https?://[^/\s]*@")
 
 
-def _mirrors(mirrors: Mapping[str, str]) -> Mapping[str, str]:
-    problems: Problems = []
-    for name, url in mirrors.items():
-        if _NAME.fullmatch(name) is None:
-            problems.append((name, "expected a name such as debian or debian-security"))
-        elif _SECRET.match(url):
-            problems.append(
-                (name, "a URL here cannot hold a user or password: use apt's auth.conf")
-            )
-        elif _URL.fullmatch(url) is None:
-            problems.append(
-                (name, f"expected a URL with http, https, file or copy, got {shown(url)}")
-            )
-    refuse_entries(problems)
-    return mirrors
+def _name(name: str) -> str:
+    if _NAME.fullmatch(name) is None:
+        refuse("expected a name such as debian or debian-security")
+    return name
+
+
+def _url(url: str) -> str:
+    if _SECRET.match(url):
+        refuse("a URL here cannot hold a user or password: use apt's auth.conf")
+    if _URL.fullmatch(url) is None:
+        refuse(f"expected a URL with http, https, file or copy, got {shown(url)}")
+    return url
+
+
+_ArchiveName = Annotated[str, AfterValidator(_name)]
+_Url = Annotated[str, AfterValidator(_url)]
 
 
 class Settings(Model):
@@ -57,7 +57,7 @@ class Settings(Model):
         le=64,
         description="Images at work at once; by cores and memory when not given.",
     )
-    mirror: Annotated[Mapping[str, str], AfterValidator(_mirrors)] = Field(
+    mirror: Mapping[_ArchiveName, _Url] = Field(
         default_factory=dict,
         description="Package archives by distribution, security ones as `<name>-security`.",
         examples=[{"debian": "https://mirror.example/debian"}],
