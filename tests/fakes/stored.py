@@ -1,0 +1,101 @@
+"""A local store with releases in it, as a pipeline would have left them; all contents are tiny."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pipeline import digest, releases
+from pipeline.files import write_atomically
+from pipeline.models.release import Failure, Package, Part, Release, TestVerdict
+
+MOMENT = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+"""The commit's time of a release, when nothing else is said."""
+
+BASE = (
+    Package(name="base-files", version="13.8", architecture="amd64"),
+    Package(name="libc6", version="2.41-12", architecture="amd64", source="glibc"),
+    Package(name="openssl", version="3.5.1-1", architecture="amd64"),
+)
+
+_SUFFIXES = {"root": ".root.erofs", "verity": ".verity", "uki": ".efi", "disk": ".raw"}
+_SIZES = {"root": 437 << 20, "verity": 3 << 20, "uki": 42 << 20, "disk": 1536 << 20}
+
+
+def version(commit: str, moment: datetime = MOMENT, dirty: str = "") -> str:
+    """The version that a commit of that time gives."""
+    return f"{moment:%Y%m%d.%H%M%S}.g{commit[:12]}" + (f".dirty.{dirty}" if dirty else "")
+
+
+def make_release(
+    image: str = "edge-web",
+    *,
+    commit: str = "0123456789abcdef0123456789abcdef01234567",
+    moment: datetime = MOMENT,
+    packages: tuple[Package, ...] = BASE,
+    sizes: dict[str, int] | None = None,
+    dirty: str = "",
+    parent: str | None = None,
+) -> Release:
+    """A manifest; its digests derive from its image, commit and packages."""
+    name = f"{image}_{version(commit, moment, dirty)}_amd64"
+    content = [(p.name, p.version) for p in packages]
+    return Release(
+        image=image,
+        version=version(commit, moment, dirty),
+        commit=commit,
+        dirty=bool(dirty),
+        created=moment,
+        build_key=digest.of_data([image, "key", content]),
+        parent=parent,
+        root_hash=digest.of_data([image, content]),
+        boot_digest=digest.of_data([image, "boot"]),
+        definition_digest=digest.of_data([image, "definition"]),
+        parts={
+            role: Part(
+                file=name + suffix,
+                digest=digest.of_data([name, role]),
+                size=(sizes or {}).get(role, _SIZES[role]),
+            )
+            for role, suffix in _SUFFIXES.items()
+        },
+        packages=packages,
+        tools={"recast": "0.1.0", "diskimage-builder": "3.43.0"},
+        kernel_arguments=("console=ttyS0", "panic=30"),
+    )
+
+
+def make_verdict(release: Release, provider: str = "qemu", *failures: Failure) -> TestVerdict:
+    """What 14 tests said; they passed unless there are failures."""
+    return TestVerdict(
+        provider=provider,
+        passed=not failures,
+        root_hash=release.root_hash,
+        tests=14,
+        failures=failures,
+        seconds=95.0,
+        boot_seconds=41.0,
+        tests_digest=digest.of_data("tests"),
+        when=MOMENT,
+    )
+
+
+def store_release(
+    artifacts: Path, release: Release, *verdicts: TestVerdict, built: datetime | None = None
+) -> Path:
+    """Put *release* into the store under *artifacts*, and return its folder.
+
+    Its files hold their role's name, whatever size the manifest gives.
+    """
+    folder = artifacts / "images" / release.image / release.version
+    folder.mkdir(parents=True)
+    releases.save(folder, release)
+    for verdict in verdicts:
+        path = releases.verdict_path(folder, release.name, verdict.provider)
+        write_atomically(path, verdict.model_dump_json())
+    stamp = (built or release.created).timestamp()
+    for role, part in release.parts.items():
+        (folder / part.file).write_text(role)
+        os.utime(folder / part.file, (stamp, stamp))
+    return folder
