@@ -13,16 +13,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline import command
 from pipeline.errors import HostError, UsageError
 
 if TYPE_CHECKING:
+    from pipeline.command import Stop
+    from pipeline.engine.plan import Plan, PlannedImage
     from pipeline.engine.runs import Runs
-    from pipeline.engine.stage import Stage
+    from pipeline.engine.stage import Stage, Work
     from pipeline.models.image import Catalog
     from pipeline.models.settings import Settings
     from pipeline.providers.base import Booter
+    from pipeline.releases import Releases
     from pipeline.source import Source
+
+_TEST_PROGRAMS = ("qemu-system-x86_64", "qemu-img", "ssh", "ssh-keygen")
 
 
 def find_project() -> Path:
@@ -104,25 +108,41 @@ class Context:
 
         return Runs(self.artifacts / "runs")
 
-    def image_names(self, words: Sequence[str]) -> tuple[str, ...]:
-        """*words*, each the name of an image of this project.
+    @cached_property
+    def releases(self) -> Releases:
+        """The releases in the store."""
+        from pipeline.releases import Releases
+
+        return Releases(self.artifacts)
+
+    def make_work(self, planned: PlannedImage, plan: Plan, scratch: Path, stop: Stop) -> Work:
+        """What the stages of one image are given; a :class:`pipeline.engine.run.WorkFactory`.
 
         Raises:
-            UsageError: one is not; names the nearest that is.
+            BuildError: the manifest of the release that the plan names cannot be read.
         """
-        for word in words:
-            if word not in self.catalog.images:
-                raise UsageError(f"there is no image `{word}`", hint=self._near(word))
-        return tuple(dict.fromkeys(words))
+        from pipeline.engine.stage import Work
 
-    def _near(self, word: str) -> str:
-        import difflib
-
-        names = list(self.catalog.images)
-        near = difflib.get_close_matches(word, names, n=1)
-        if near:
-            return f"Did you mean `{near[0]}`?"
-        return f"There are: {', '.join(names)}." if names else "`images/` holds none yet."
+        trees = self.artifacts / "cache" / "trees"
+        keys = {other.image: other.build_key for other in plan.images}
+        parent = keys.get(planned.parent) if planned.parent else None
+        version = planned.release
+        stored = self.releases.find(planned.image, version) if version else None
+        return Work(
+            project=self.project,
+            artifacts=self.artifacts,
+            scratch=scratch,
+            stop=stop,
+            definition=self.catalog.resolved(planned.image),
+            own=self.catalog[planned.image],
+            planned=planned,
+            source=plan.source,
+            settings=self.settings,
+            tree=trees / planned.build_key,
+            parent_tree=trees / parent if parent else None,
+            release_dir=stored.folder if stored else None,
+            release=stored.release if stored else None,
+        )
 
     def providers(self, only: Sequence[str] = ()) -> dict[str, Booter]:
         """What boots a disk image, by name.
@@ -149,6 +169,7 @@ class Context:
         """What makes a release of an image, in order."""
         from stages.assemble import AssembleStage
         from stages.build import BuildStage
+
         from stages.scan import ScanStage
 
         return (BuildStage(), AssembleStage(), ScanStage())
@@ -165,36 +186,39 @@ class Context:
         return TestStage(self.providers(providers))
 
 
-def require_root(what: str) -> None:
-    """Refuse what only root can do, before anything has started.
+def require_host(*, build: bool, test: bool) -> None:
+    """Refuse what this machine cannot do, before anything has started.
+
+    Args:
+        build: images are going to be built, which needs root.
+        test: machines are going to be booted.
 
     Raises:
-        HostError: we are not root.
+        HostError: names everything that is missing, and the packages that bring it.
     """
-    if os.geteuid() != 0:
+    from pipeline import doctor
+
+    if build and os.geteuid() != 0:
         raise HostError(
-            f"{what} needs root (it makes chroots and loop devices)",
-            hint="Run it with `sudo`; a built release can be tested without.",
+            "building an image needs root (it makes mounts and enters the image's tree)",
+            hint="Run it with `sudo`. `recast plan` needs no root, nor does `recast test`.",
         )
-
-
-def require_programs(names: Sequence[str]) -> None:
-    """Refuse to start what would fail for a missing program an hour later.
-
-    Raises:
-        HostError: names every missing program, and the packages that bring them.
-    """
-    missing = []
-    for name in names:
-        try:
-            command.find(name)
-        except HostError:
-            missing.append(name)
+    host = doctor.Host()
+    found: list[doctor.Finding] = []
+    if build:
+        found += [*doctor.check_programs(host), doctor.check_keyring(host)]
+        found.append(doctor.check_namespaces(host))
+    elif test:
+        found += [f for f in doctor.check_programs(host) if f.check in _TEST_PROGRAMS]
+    if test:
+        found.append(doctor.check_firmware(host))
+    elif build:
+        found = [f for f in found if f.check not in _TEST_PROGRAMS]
+    missing = [finding for finding in found if finding.state is doctor.State.MISSING]
     if missing:
-        packages = sorted({command.PACKAGES.get(name, name) for name in missing})
+        packages = doctor.packages(missing)
         raise HostError(
-            f"{'these programs are' if len(missing) > 1 else 'this program is'} not installed: "
-            + ", ".join(missing),
-            hint=f"Install with `apt-get install {' '.join(packages)}`; `recast doctor` checks "
-            "everything.",
+            "this machine lacks " + ", ".join(finding.check for finding in missing),
+            hint=(f"Install with `apt-get install {' '.join(packages)}`; " if packages else "")
+            + "`recast doctor` tells more.",
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import errno
 import importlib
 import json
 import os
@@ -23,7 +24,7 @@ import click
 
 from pipeline import __version__
 from pipeline.clock import compact, now
-from pipeline.errors import Interrupted, RecastError
+from pipeline.errors import HostError, Interrupted, RecastError
 
 # Each is `pipeline.cli.<name>`, attribute `<name>`; the text is what `recast --help` shows, so
 # that help needs no import.
@@ -121,6 +122,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         except BrokenPipeError:
             _forget_stdout()
             return _BROKEN_PIPE
+        except OSError as error:
+            return _refused(error, as_json)
         except Exception as error:  # the last resort: a defect, told without a wall of text
             return _crash(error, as_json)
 
@@ -166,6 +169,19 @@ def _fail(message: str, hint: str, code: int, as_json: bool) -> int:
     if hint:
         click.echo(f"{colour('hint:', 'cyan', stream=sys.stderr)} {hint}", err=True)
     return code
+
+
+def _refused(error: OSError, as_json: bool) -> int:
+    """The system said no: a file that may not be read, a disk that is full."""
+    if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return _crash(error, as_json)
+    hint = ""
+    if isinstance(error, PermissionError):
+        hint = "What was built with `sudo` belongs to root: use `sudo` here too, or change that."
+    elif error.errno in (errno.ENOSPC, errno.EDQUOT):
+        hint = "Free some space, then run it again: finished work is kept."
+    where = f": {error.filename}" if error.filename is not None else ""
+    return _fail(f"{error.strerror}{where}", hint, HostError.exit_code, as_json)
 
 
 def _crash(error: Exception, as_json: bool) -> int:

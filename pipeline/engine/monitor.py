@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from pipeline.errors import HostError
 from pipeline.models.run import RunRecord, StageStatus
 
 
@@ -108,6 +109,9 @@ NAMES: dict[type, str] = {
 }
 """The stable name of each kind of event."""
 
+# What a terminal, a pipe or a file that has gone away raises; ValueError: it was closed.
+_LOST = (OSError, ValueError, HostError)
+
 
 class Monitor(Protocol):
     """Somebody who follows a run."""
@@ -133,7 +137,7 @@ class FanOut:
         for monitor in list(self._monitors):
             try:
                 monitor.event(event)
-            except (OSError, ValueError):  # ValueError: writing to a closed file
+            except _LOST:
                 self._monitors.remove(monitor)
 
     def tick(self) -> None:
@@ -141,5 +145,5 @@ class FanOut:
         for monitor in list(self._monitors):
             try:
                 monitor.tick()
-            except (OSError, ValueError):
+            except _LOST:
                 self._monitors.remove(monitor)

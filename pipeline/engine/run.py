@@ -14,10 +14,9 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Protocol
 
 from pipeline.clock import now
@@ -28,6 +27,7 @@ from pipeline.engine import workdirs
 from pipeline.engine.graph import Graph, Needs, Task
 from pipeline.engine.host import capacity
 from pipeline.engine.logs import Log, tail_of
+from pipeline.engine.signals import caught
 from pipeline.errors import BusyError, Interrupted, RecastError
 from pipeline.files import locked
 from pipeline.models.run import ImageRun, RunRecord, StageRecord, StageStatus
@@ -100,7 +100,7 @@ def execute(
         monitor.event(say.Notice(now(), text))
 
     with (
-        _signals_to(inbox),
+        caught(lambda number: inbox.put(_Signal(number))),
         workdirs.claim(options.artifacts / "work", run, notice) as scratch,
     ):
         return _Run(run, plan, stages, monitor, options, stop or Stop(), inbox).go(
@@ -405,22 +405,3 @@ class _Run:
 
     def _notice(self, text: str) -> None:
         self._tell(say.Notice(now(), text))
-
-
-@contextlib.contextmanager
-def _signals_to(inbox: _Inbox) -> Iterator[None]:
-    """Have the signals that ask for an end put into *inbox* while the block runs."""
-
-    def put(number: int, _frame: FrameType | None) -> None:
-        inbox.put(_Signal(number))  # the one thing that a handler may safely do
-
-    before = {}
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) != signal.SIG_IGN:  # nohup
-                before[number] = signal.signal(number, put)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -93,10 +93,12 @@ class Runs:
             return []
         return sorted(path.parent.name for path in self.folder.glob(f"*/{_RECORD}"))
 
-    def list(self) -> list[RunRecord]:
-        """All records that can be read, oldest first."""
-        records = []
-        for run in self.ids():
+    def list(self, most: int | None = None) -> list[RunRecord]:
+        """The records that can be read, newest first; *most* of them, or all."""
+        records: list[RunRecord] = []
+        for run in reversed(self.ids()):
+            if most is not None and len(records) == most:
+                break
             with contextlib.suppress(UsageError):
                 records.append(self.load(run))
         return records

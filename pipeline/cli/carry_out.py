@@ -1,0 +1,106 @@
+"""What `run`, `build` and `test` have in common: a plan is executed, and its end is told."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pipeline.cli.context import Context, require_host
+from pipeline.errors import Interrupted, RecastError
+
+if TYPE_CHECKING:
+    from pipeline.engine.plan import Plan
+    from pipeline.engine.stage import Stage
+    from pipeline.models.run import RunRecord
+
+
+class Unfinished(RecastError):
+    """A run that did not do all that it was asked to."""
+
+    def __init__(self, message: str, hint: str, code: int) -> None:
+        super().__init__(message, hint=hint)
+        self.exit_code = code
+
+
+def carry_out(
+    context: Context,
+    plan: Plan,
+    stages: Sequence[Stage],
+    *,
+    command: str,
+    as_json: bool,
+    jobs: int | None = None,
+    force: Sequence[str] = (),
+) -> None:
+    """Execute *plan* while telling how it goes.
+
+    Args:
+        context: the project.
+        plan: what to do.
+        stages: with what.
+        command: the command's name, for the record.
+        as_json: tell it as JSON lines.
+        jobs: stages at once; the project's setting if None.
+        force: images that are done again even if nothing changed.
+
+    Raises:
+        HostError: this machine cannot do it; nothing was started.
+        Unfinished: something failed, or it was stopped; has the exit code for that.
+    """
+    from pipeline.cli.monitors import monitors
+    from pipeline.engine.run import BUILD, TEST, Options, execute
+
+    names = {stage.name for stage in stages}
+    forced = bool(force)
+    require_host(
+        build=BUILD in names and (forced or any(p.action == "build" for p in plan.images)),
+        test=TEST in names and (forced or any(p.test for p in plan.images)),
+    )
+    record = execute(
+        plan,
+        stages,
+        context.make_work,
+        monitors(sys.stdout, context.runs.folder, as_json=as_json),
+        Options(
+            artifacts=context.artifacts,
+            jobs=jobs or context.settings.jobs,
+            command=command,
+            force=frozenset(force),
+        ),
+    )
+    if record.outcome != "passed":
+        raise unfinished(record)
+
+
+def unfinished(record: RunRecord) -> Unfinished:
+    """The error for a run that was stopped, or in which something failed."""
+    code = record.exit_code or RecastError.exit_code
+    again = f"`recast {record.command}` again continues: finished work is kept."
+    if record.outcome == "interrupted":
+        kept = [
+            f"{name} {stage}"
+            for name, image in record.images.items()
+            for stage, found in image.stages.items()
+            if found.status == "done"
+        ]
+        what = f"kept is what had ended: {', '.join(kept)}" if kept else "nothing had ended yet"
+        return Unfinished(
+            f"run {record.id} was stopped; {what}", again, record.exit_code or Interrupted.exit_code
+        )
+    failed = [
+        (name, stage)
+        for name, image in record.images.items()
+        for stage, found in image.stages.items()
+        if found.status == "failed"
+    ]
+    skipped = [
+        name
+        for name, image in record.images.items()
+        if image.status == "skipped" and name not in dict(failed)
+    ]
+    told = ", ".join(f"{name} failed at {stage}" for name, stage in failed)
+    if skipped:
+        told += f"; skipped for it: {', '.join(skipped)}"
+    log = f"`recast log {record.id} {' '.join(failed[0])}` shows all of it. " if failed else ""
+    return Unfinished(told, f"{log}Once that is mended, {again}", code)
