@@ -64,18 +64,18 @@ bench: system venv ## measure against plain diskimage-builder; writes artifacts/
 
 .PHONY: soak
 soak: system venv ## repeat the tests that interrupt and kill, N times each
-	$(AS_ROOT) env RECAST_SOAK=$(N) $(BIN)/python -m pytest -m soak tests/integration tests/e2e
+	$(AS_ROOT) env RECAST_SOAK=$(N) $(BIN)/python -m pytest -m soak tests
 
 .PHONY: system
 system: ## install the missing system packages (Debian, Ubuntu)
-	@missing=$$(dpkg-query -W -f '$${db:Status-Abbrev} $${Package}\n' $(SYSTEM_PACKAGES) 2>/dev/null \
+	@missing=$$({ dpkg-query -W -f '$${db:Status-Abbrev} $${Package}\n' $(SYSTEM_PACKAGES) 2>/dev/null || true; } \
 		| awk '$$1 == "ii" { print $$2 }' \
 		| sort | comm -13 - <(printf '%s\n' $(SYSTEM_PACKAGES) | sort) | xargs); \
 	if [ -n "$$missing" ]; then \
 		command -v apt-get >/dev/null || { echo "This needs Debian or Ubuntu; missing: $$missing" >&2; exit 1; }; \
 		echo "Installing $$missing"; \
-		$(SUDO) apt-get update -qq; \
-		$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $$missing; \
+		$(SUDO) apt-get -o DPkg::Lock::Timeout=300 update -qq; \
+		$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -qq -y --no-install-recommends $$missing; \
 	fi
 
 .PHONY: venv

@@ -15,6 +15,7 @@ from pipeline import command, doctor
 from pipeline.cli import main as cli
 from pipeline.cli.doctor import install_command
 from pipeline.doctor import Finding, Host, State
+from pipeline.providers.qemu.arguments import find_firmware
 
 COMPLETE = {
     "usr/share/OVMF/OVMF_CODE_4M.fd": "",
@@ -245,3 +246,11 @@ def test_the_command_on_a_complete_machine(
     monkeypatch.delenv("RECAST_PROJECT", raising=False)
     assert cli.main(["doctor"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "This machine can build and test images."
+
+
+@pytest.mark.parametrize("name", doctor.FIRMWARE)
+def test_what_counts_as_firmware_is_what_a_machine_is_given(tmp_path: Path, name: str) -> None:
+    for file in (name, name.replace("CODE", "VARS")):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    assert find_firmware((tmp_path / "usr/share/OVMF",)).code == tmp_path / name
