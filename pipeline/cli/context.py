@@ -7,6 +7,7 @@ Everything is found or made when first asked for, so that a command pays for wha
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -115,6 +116,31 @@ class Context:
 
         return Releases(self.artifacts)
 
+    def plan(
+        self, *, only: Sequence[str] = (), since: str | None = None, refresh: bool = False
+    ) -> Plan:
+        """What is to be built and tested, and why.
+
+        Args:
+            only: these images and what they stand on; all when empty.
+            since: only what has changed since this commit.
+            refresh: ask the package archive for news now.
+
+        Raises:
+            RecastError: see :func:`pipeline.engine.look.plan_project`.
+        """
+        from pipeline.cli.terminal import is_terminal, printable
+        from pipeline.engine.look import Question, plan_project
+
+        def say(text: str) -> None:
+            if is_terminal(sys.stderr):
+                print(printable(f"{text} …", sys.stderr), file=sys.stderr)
+
+        question = Question(tuple(dict.fromkeys(only)), since, refresh)
+        return plan_project(
+            self.project, self.artifacts, self.catalog, self.settings, question, say
+        )
+
     def make_work(self, planned: PlannedImage, plan: Plan, scratch: Path, stop: Stop) -> Work:
         """What the stages of one image are given; a :class:`pipeline.engine.run.WorkFactory`.
 
@@ -124,8 +150,8 @@ class Context:
         from pipeline.engine.stage import Work
 
         trees = self.artifacts / "cache" / "trees"
-        keys = {other.image: other.build_key for other in plan.images}
-        parent = keys.get(planned.parent) if planned.parent else None
+        names = {other.image: other.tree for other in plan.images}
+        parent = names.get(planned.parent) if planned.parent else None
         version = planned.release
         stored = self.releases.find(planned.image, version) if version else None
         return Work(
@@ -138,7 +164,7 @@ class Context:
             planned=planned,
             source=plan.source,
             settings=self.settings,
-            tree=trees / planned.build_key,
+            tree=trees / planned.tree,
             parent_tree=trees / parent if parent else None,
             release_dir=stored.folder if stored else None,
             release=stored.release if stored else None,
@@ -153,11 +179,9 @@ class Context:
         Raises:
             UsageError: one of *only* does not exist.
         """
-        from pipeline.providers.qemu import Qemu
+        from pipeline.providers.qemu import QemuBooter
 
-        known: dict[str, Booter] = {
-            "qemu": Qemu(accel=self.settings.accel, cache=self.artifacts / "cache")
-        }
+        known: dict[str, Booter] = {"qemu": QemuBooter(self.settings.accel)}
         for name in only:
             if name not in known:
                 raise UsageError(

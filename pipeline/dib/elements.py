@@ -1,0 +1,333 @@
+"""Elements: which an image gets, where they lie, and what is in them.
+
+diskimage-builder itself says what an element depends on; nothing of that is repeated here. Errors
+of its come back as a :class:`DefinitionError` that names what a person can change.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import logging
+import os
+import re
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pipeline import digest
+from pipeline.errors import DefinitionError, HostError
+from pipeline.files import write_atomically
+
+if TYPE_CHECKING:
+    from pipeline.models.image import ImageDefinition
+
+BASE = "recast-base"
+"""The element of ours that every image gets: the boot chain."""
+
+PARENT = "recast-parent"
+"""The element of ours that takes a parent's tree for the operating system."""
+
+_OPERATING_SYSTEM = "operating-system"
+_SETTLED = 2.0  # seconds; a file younger than this may change again without its stamp changing
+_LIBRARY = "lib"  # diskimage-builder's own scripts, beside its elements
+
+
+def elements_path(project: Path) -> list[Path]:
+    """Where elements are looked for, first match wins: the project's, ours, diskimage-builder's.
+
+    Raises:
+        HostError: diskimage-builder is not installed, or a folder's name cannot be passed to it.
+    """
+    ours = Path(__file__).resolve().parent.parent / "elements"
+    places = [project.resolve() / "images" / "elements", ours, _package() / "elements"]
+    for place in places:
+        if ":" in str(place):
+            raise HostError(
+                f"diskimage-builder cannot use the elements in {place}: a colon ends a path",
+                hint="Move the project to a folder without a colon in its name.",
+            )
+    return [place for place in places if place.is_dir()]
+
+
+def stock_elements() -> list[Path]:
+    """The folder of diskimage-builder's own elements.
+
+    Raises:
+        HostError: it is not installed.
+    """
+    return [_package() / "elements"]
+
+
+def effective_elements(
+    definition: ImageDefinition, parent: bool, inherited: Collection[str] = ()
+) -> list[str]:
+    """The elements that a build of *definition* names to diskimage-builder.
+
+    A parent's tree went through its elements already. Of ours the base runs again in a child, as
+    what a child adds may need other boot files.
+
+    Args:
+        definition: the image as its own file says it.
+        parent: is it built upon a parent's tree?
+        inherited: elements that its ancestors' definitions name.
+    """
+    if parent:
+        system = [PARENT]
+        own = [name for name in definition.elements if name not in inherited]
+    else:
+        system = [f"{definition.distribution}-minimal"]
+        own = list(definition.elements)
+    return list(dict.fromkeys([*system, BASE, *own]))
+
+
+def expand(names: Sequence[str], path: list[Path]) -> dict[str, Path]:
+    """*names* and all that they depend on, sorted by name, with the folder of each.
+
+    Args:
+        names: as given to diskimage-builder.
+        path: see :func:`elements_path`.
+
+    Raises:
+        DefinitionError: an element is unknown (near misses are named), two provide the same
+            thing, or none of them brings an operating system.
+    """
+    from diskimage_builder import element_dependencies as dib
+
+    try:
+        with _quiet(dib.__name__):
+            found = dib.get_elements(list(names), ":".join(str(place) for place in path))
+    except dib.MissingElementException as error:
+        raise _unknown(names, path, error) from error
+    except dib.AlreadyProvidedException as error:
+        raise _twice(names, path) from error
+    except dib.MissingOSException as error:
+        raise DefinitionError(
+            f"none of the elements {', '.join(names)} brings an operating system",
+            hint="A distribution needs an element `<distribution>-minimal`; "
+            f"known are: {', '.join(_minimal(path))}.",
+        ) from error
+    return {name: Path(folder) for name, folder in sorted(found)}
+
+
+def digests(elements: Mapping[str, Path], memo: Path | None = None) -> dict[str, str]:
+    """The digest of each element's files.
+
+    Args:
+        elements: see :func:`expand`.
+        memo: a file that remembers them between runs; files count as unchanged while size, mode,
+            inode and times are. It may vanish, and a damaged one is made anew.
+
+    Raises:
+        OSError: an element cannot be read.
+    """
+    known = _Memo.load(memo)
+    found = {name: known.digest(folder) for name, folder in elements.items()}
+    known.save(memo)
+    return found
+
+
+def builder(memo: Path | None = None) -> str:
+    """diskimage-builder's version and the digest of its own scripts: ``3.43.0 0123…``.
+
+    Raises:
+        HostError: it is not installed.
+    """
+    library = _package() / _LIBRARY
+    return f"{_version()} {digests({_LIBRARY: library}, memo)[_LIBRARY]}"
+
+
+def default_of(element: str, variable: str, path: list[Path]) -> str | None:
+    """What an element's ``environment.d`` sets *variable* to when nobody else does.
+
+    Args:
+        element: its name; what it depends on is not looked at.
+        variable: such as ``DIB_DISTRIBUTION_MIRROR``.
+        path: see :func:`elements_path`.
+    """
+    pattern = re.compile(rf"\$\{{{re.escape(variable)}:?-\"?([^}}\"]*)\"?\}}")
+    folders = [place / element / "environment.d" for place in path if (place / element).is_dir()]
+    for file in sorted(folders[0].glob("*")) if folders else ():
+        text = file.read_text(errors="replace")
+        if (match := pattern.search(text)) and match[1]:
+            return _value(match[1], text)
+    return None
+
+
+def _value(word: str, script: str) -> str | None:
+    """*word*, or what a script sets the variable to that it stands for (the last time)."""
+    if not word.startswith("$"):
+        return word
+    name = re.escape(word.strip("${}"))
+    set_to = re.findall(rf"^\s*(?:export )?{name}=[\"']?([^\s\"'$]+)", script, re.MULTILINE)
+    return set_to[-1] if set_to else None
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    stamp: str
+    digest: str
+
+
+class _Memo(BaseModel):
+    """Digests by folder, each valid while the folder's stamp is the same."""
+
+    entries: dict[str, _Entry] = {}
+    _changed: bool = False
+
+    @classmethod
+    def load(cls, file: Path | None) -> _Memo:
+        if file is None:
+            return cls()
+        try:
+            return cls.model_validate_json(file.read_bytes())
+        except (OSError, ValidationError):
+            return cls()
+
+    def digest(self, folder: Path) -> str:
+        stamp, newest = _stamp(folder)
+        entry = self.entries.get(str(folder))
+        if entry is not None and entry.stamp == stamp:
+            return entry.digest
+        settled = newest < time.time() - _SETTLED
+        found = digest.of_folder(folder)
+        if settled:
+            self.entries[str(folder)] = _Entry(stamp=stamp, digest=found)
+            self._changed = True
+        return found
+
+    def save(self, file: Path | None) -> None:
+        if file is None or not self._changed:
+            return
+        self.entries = {name: kept for name, kept in self.entries.items() if os.path.isdir(name)}
+        try:
+            write_atomically(file, self.model_dump_json())
+        except OSError:
+            return  # it only saves time: a project that cannot be written can be planned
+
+
+def _stamp(folder: Path) -> tuple[str, float]:
+    """What changes when a file below *folder* does, and the time of the latest change."""
+    facts: list[tuple[str, int, int, int, int, int]] = []
+    newest = 0.0
+    for parent, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if name != "__pycache__")
+        for name in sorted([*folders, *files]):
+            path = f"{parent}/{name}"
+            info = os.lstat(path)
+            newest = max(newest, info.st_mtime, info.st_ctime)
+            size = 0 if name in folders else info.st_size
+            times = (info.st_mtime_ns, info.st_ctime_ns)
+            facts.append((path, info.st_mode, info.st_ino, size, *times))
+    return digest.of_data(facts), newest
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Keep a library's log off the terminal: what it warns of is meant here, or raised as well."""
+    logger = logging.getLogger(name)
+    was, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = was
+
+
+@cache
+def _package() -> Path:
+    found = importlib.util.find_spec("diskimage_builder")
+    if found is None or found.origin is None:
+        raise HostError(
+            "diskimage-builder is not installed beside this Recast",
+            hint="Install the extra that builds images: `pip install 'recast[build]'`.",
+        )
+    return Path(found.origin).resolve().parent
+
+
+@cache
+def _version() -> str:
+    # Its folder's name says it; asking importlib.metadata costs 30 ms, which every plan would pay.
+    for folder in _package().parent.glob("diskimage_builder-*.dist-info"):
+        return folder.name.removeprefix("diskimage_builder-").removesuffix(".dist-info")
+    from importlib.metadata import version
+
+    return version("diskimage-builder")
+
+
+def _names(path: list[Path]) -> dict[str, Path]:
+    return {
+        folder.name: folder for place in reversed(path) for folder in place.iterdir()
+        if folder.is_dir() and not folder.name.startswith((".", "_"))
+    }  # fmt: skip
+
+
+def _minimal(path: list[Path]) -> list[str]:
+    return sorted(name for name in _names(path) if name.endswith("-minimal"))
+
+
+def _unknown(names: Sequence[str], path: list[Path], error: Exception) -> DefinitionError:
+    match = re.search(r"'([^']*)'", str(error))
+    missing = match[1] if match else str(error)
+    known = _names(path)
+    near = difflib.get_close_matches(missing, known, n=3, cutoff=0.6)
+    needed_by = "" if missing in names else _needed_by(missing, known)
+    if near:
+        hint = f"Did you mean {' or '.join(f'`{name}`' for name in near)}?"
+    else:
+        hint = f"Make it in images/elements/{missing}/, or take one that diskimage-builder has."
+    return DefinitionError(f"the element `{missing}`{needed_by} does not exist", hint=hint)
+
+
+def _needed_by(missing: str, known: Mapping[str, Path]) -> str:
+    users = [
+        name for name, folder in sorted(known.items()) if missing in _lines(folder, "element-deps")
+    ]
+    return f", which `{users[0]}` depends on," if users else ""
+
+
+def _twice(names: Sequence[str], path: list[Path]) -> DefinitionError:
+    """Say who provides what twice; diskimage-builder's own message often leaves that out."""
+    known = _names(path)
+    providers: dict[str, list[str]] = {}
+    reached = _closure(names, known)
+    for name in sorted(reached):
+        for thing in _lines(known[name], "element-provides"):
+            providers.setdefault(thing, []).append(name)
+    for thing, elements in sorted(providers.items()):
+        if len(elements) > 1:
+            both = " and ".join(f"`{name}`" for name in elements)
+            extra = " (an image has one operating system)" if thing == _OPERATING_SYSTEM else ""
+            return DefinitionError(
+                f"the elements {both} both provide `{thing}`{extra}",
+                hint="Remove one of them from the definition, or what depends on it.",
+            )
+        if thing in names:
+            return DefinitionError(
+                f"the element `{thing}` is provided by `{elements[0]}` already",
+                hint=f"Remove `{thing}` from the definition.",
+            )
+    return DefinitionError(f"two of the elements {', '.join(names)} provide the same thing")
+
+
+def _closure(names: Sequence[str], known: Mapping[str, Path]) -> set[str]:
+    reached: set[str] = set()
+    queue = list(names)
+    while queue:
+        name = queue.pop()
+        if name in known and name not in reached:
+            reached.add(name)
+            queue += _lines(known[name], "element-deps")
+    return reached
+
+
+def _lines(folder: Path, file: str) -> list[str]:
+    try:
+        return sorted({line.strip() for line in (folder / file).read_text().splitlines()} - {""})
+    except FileNotFoundError:
+        return []
