@@ -88,4 +88,4 @@ def _tell(log: IO[str], release: Release, change: releases.ReleaseDiff) -> None:
         log.write("The root is the same, byte for byte.\n")
     for role, size in change.sizes.items():
         log.write(f"  {role:<8} {releases.format_growth(size)}\n")
-    log.write(f"The machine stores {format_size(releases.machine_size(release))}.\n")
+    log.write(f"A machine stores {format_size(releases.machine_size(release))}.\n")

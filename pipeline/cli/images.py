@@ -19,7 +19,9 @@ from pipeline.releases import Releases, Stored
 _HEADERS = ("image", "version", "root hash", "tests", "size", "built")
 _LESS = ("built", "size")  # what a narrow terminal does without, in this order
 _SHORT_HASH = 12
-_STEPS = ((60, 60, "m"), (3600, 24, "h"), (86400, 14, "d"))
+_DAY = 86400  # seconds
+# From that many seconds on, in units of that many.
+_AGES = ((90 * _DAY, 30 * _DAY, "mo"), (_DAY, _DAY, "d"), (3600, 3600, "h"), (60, 60, "m"))
 
 
 @click.command()
@@ -80,14 +82,12 @@ def tests_text(stored: Stored) -> str:
 
 
 def ago(moment: datetime, present: datetime) -> str:
-    """``5m ago``, ``3h ago``, ``2d ago``; the date of what is older than two weeks."""
+    """``now`` (less than a minute), ``5m ago``, ``3h ago``, ``2d ago``, ``4mo ago``."""
     seconds = (present - moment).total_seconds()
-    if seconds < _STEPS[0][0]:
-        return "just now"
-    for unit, many, letter in _STEPS:
-        if seconds < unit * many:
+    for start, unit, letter in _AGES:
+        if seconds >= start:
             return f"{int(seconds // unit)}{letter} ago"
-    return f"{moment:%Y-%m-%d}"
+    return "now"
 
 
 def _unbuilt(built: set[str]) -> list[str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import tarfile
 from pathlib import Path
 
 import pytest
@@ -13,6 +11,7 @@ from hypothesis import strategies as st
 from pipeline.errors import BuildError
 from pipeline.models.release import Package
 from pipeline.packages import PackageDiff, compare_versions, diff, from_tree, inspect, read_dpkg
+from tests.fakes.trees import make_tree
 
 STATUS = """\
 Package: openssl
@@ -100,15 +99,6 @@ def test_a_stanza_that_cannot_be_read_is_no_hole_in_the_list() -> None:
 def test_an_installed_package_without_a_version_is_refused_by_name() -> None:
     with pytest.raises(BuildError, match="lacks the version and architecture of the package x"):
         read_dpkg("Package: x\nStatus: install ok installed\n")
-
-
-def make_tree(path: Path, files: dict[str, str]) -> Path:
-    with tarfile.open(path, "w") as archive:
-        for name, text in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(text.encode())
-            archive.addfile(member, io.BytesIO(text.encode()))
-    return path
 
 
 def test_a_trees_packages_and_distribution_are_read_out_of_its_tar(tmp_path: Path) -> None:
