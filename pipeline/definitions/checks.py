@@ -37,7 +37,7 @@ def check(images: Mapping[str, Loaded], providers: Collection[str]) -> list[Prob
         if not isinstance(loaded.document.data, dict):
             continue
         found.extend(_name(name, loaded))
-        found.extend(_parent(loaded, images))
+        found.extend(_parent(name, loaded, images))
         found.extend(_tests(name, loaded))
         found.extend(_sources(name, loaded))
         found.extend(_providers(loaded, providers))
@@ -64,10 +64,12 @@ def _name(name: str, loaded: Loaded) -> Iterator[Problem]:
         )
 
 
-def _parent(loaded: Loaded, images: Mapping[str, Loaded]) -> Iterator[Problem]:
+def _parent(name: str, loaded: Loaded, images: Mapping[str, Loaded]) -> Iterator[Problem]:
     parent = _parent_of(loaded)
     if parent is not None and parent not in images:
-        near = did_you_mean(parent, images) or f"; images here: {listed(sorted(images))}"
+        others = sorted(other for other in images if other != name)
+        known = f"; other images: {listed(others)}" if others else "; it is the only image"
+        near = did_you_mean(parent, others) or known
         yield loaded.document.problem(("from",), f"there is no image {shown(parent)}{near}")
 
 

@@ -34,7 +34,7 @@ Problems = list[tuple[int | str, str]]
 """Pairs of an entry's index or key, and what is wrong with it."""
 
 _DURATION_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhd])", re.ASCII)
 _SIZE_PATTERN = r"^\d+(\.\d+)?\s*([KMGTkmgt]?([iI]?[bB])?)$"
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9._@+=/-]+")
 

@@ -115,11 +115,20 @@ class Tests(Model):
 class Budget(Model):
     """The largest sizes that a build may reach; a larger result fails the build."""
 
-    root: Size = Field(default=1536 * MIB, description="The root file system.")
-    uki: Size = Field(default=128 * MIB, description="The UKI: kernel, initrd, command line.")
+    root: Size = Field(
+        default=1536 * MIB,
+        description="The root file system.",
+        json_schema_extra={"default": "1536MiB"},
+    )
+    uki: Size = Field(
+        default=128 * MIB,
+        description="The UKI: kernel, initrd, command line.",
+        json_schema_extra={"default": "128MiB"},
+    )
     esp: Size = Field(
         default=512 * MIB,
         description="The ESP; it must hold two UKIs and 16 MiB besides, for an update in place.",
+        json_schema_extra={"default": "512MiB"},
     )
 
     @model_validator(mode="after")
@@ -226,8 +235,8 @@ class ImageDefinition(Model):
     health: Annotated[tuple[HealthCheck, ...], AfterValidator(_distinct_names)] = Field(
         default=(), description="What must succeed after a boot."
     )
-    tests: Tests = Field(default=Tests(), description="Tests, and where they run.")
-    budget: Budget = Field(default=Budget(), description="Size limits that a build enforces.")
+    tests: Tests = Field(default_factory=Tests, description="Tests, and where they run.")
+    budget: Budget = Field(default_factory=Budget, description="Size limits that a build enforces.")
     outputs: tuple[Literal["qcow2"], ...] = Field(
         default=(), description="Containers to make beside the raw disk.", examples=[["qcow2"]]
     )

@@ -42,10 +42,12 @@ _Url = Annotated[str, AfterValidator(_url)]
 class Settings(Model):
     """Settings of a project; every key has a default."""
 
+    # Seconds, once read.
     archive_max_age: Duration = Field(
         default=86400.0,
         description="Age of the last look at the distribution's archive from which on a plan "
-        "looks again; seconds once read.",
+        "looks again.",
+        json_schema_extra={"default": "24h"},
     )
     accel: Literal["auto", "kvm", "tcg"] = Field(
         default="auto",

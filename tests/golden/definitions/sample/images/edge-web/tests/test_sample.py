@@ -1,0 +1,1 @@
+"""Never run: the sample needs a test to be valid."""
