@@ -34,6 +34,11 @@ class Log(io.TextIOWrapper):
         with contextlib.suppress(OSError, ValueError):
             super().flush()
 
+    def close(self) -> None:
+        """Close it; what could not be written is let go."""
+        with contextlib.suppress(OSError):
+            super().close()
+
 
 def tail_of(path: Path, lines: int = _TAIL_LINES) -> tuple[str, ...]:
     """The last lines of a log; empty when there is none."""

@@ -198,14 +198,17 @@ class _Run:
     def _finished_before(self) -> set[Task]:
         """What the plan knows to be done: nothing of it is even looked at again."""
         found: set[Task] = set()
-        wanted = {p.parent for p in self._plan.images if p.action == "build"}
-        for planned in self._plan.images:
+        wanted: set[str | None] = set()  # images whose tree something is built on
+        for planned in reversed(self._plan.images):
             work = self._works[planned.image]
             if planned.action == "build" or work.force or work.release is None:
+                wanted.add(planned.parent)
                 continue
             found.add(Task(planned.image, ASSEMBLE))
             if planned.image not in wanted or work.tree.is_dir():
                 found.add(Task(planned.image, BUILD))
+            else:
+                wanted.add(planned.parent)
             if not planned.test:
                 found.add(Task(planned.image, TEST))
         return {task for task in found if task.stage in self._stages}

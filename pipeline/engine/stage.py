@@ -45,7 +45,7 @@ class Work:
         planned: what is to be done, and why.
         source: the commit that it is made from.
         settings: the project's settings.
-        tree: the folder of the built tree, ``cache/trees/<build key>``; the build stage makes it.
+        tree: the folder of the built tree, ``cache/trees/<planned.tree>``; build makes it.
         parent_tree: the same of the parent image, complete; None for a base image.
         log: the running stage's log file.
         release_dir: the release's folder, ``images/<image>/<version>``.
