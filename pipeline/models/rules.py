@@ -19,8 +19,11 @@ OWN_VARIABLES = (
     "DIB_DEBOOTSTRAP_CACHE",
     "DIB_DEBIAN_USE_DEBOOTSTRAP_CACHE",
     "DIB_IMAGE_CACHE",
+    "DIB_INIT_SYSTEM",
+    "DIB_LOCKFILES",
+    "DIB_PYTHON_EXEC",
 )
-"""diskimage-builder's variables that Recast itself sets: they would make a build key lie."""
+"""diskimage-builder's variables that Recast itself sets: another value would break a build or make its key lie."""
 
 OTHER_VARIABLES = (
     "BASE_IMAGE_FILE",
