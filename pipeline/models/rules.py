@@ -23,7 +23,7 @@ OWN_VARIABLES = (
     "DIB_LOCKFILES",
     "DIB_PYTHON_EXEC",
 )
-"""diskimage-builder's variables that Recast itself sets: another value would break a build or make its key lie."""
+"""diskimage-builder's variables that Recast sets; another value breaks a build or its key."""
 
 OTHER_VARIABLES = (
     "BASE_IMAGE_FILE",
