@@ -2,18 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import TYPE_CHECKING
-
 import click
 
 from pipeline.cli.context import Context
-from pipeline.errors import BuildError
-
-if TYPE_CHECKING:
-    from pipeline.engine.stage import Outcome, Work
-
-_SHOWN = 20
 
 
 @click.command()
@@ -35,8 +26,7 @@ def build(
     """Build and assemble images, without testing them.
 
     Parents that are not built yet are built first. With --check-reproducible each IMAGE is built
-    twice more, in other folders and under another host name, and every file that differs is
-    named.
+    a second time, in another folder, and every file that differs from its release is named.
 
     \b
     Example:
@@ -49,7 +39,7 @@ def build(
     plan = context.plan(only=images, since=None, refresh=refresh)
     stages = context.build_stages()
     if check:
-        stages = (*stages, ReproducibilityStage(images))
+        stages = (*stages, context.reproduce_stage(images))
     carry_out(
         context,
         plan,
@@ -59,42 +49,3 @@ def build(
         jobs=jobs,
         force=images if force else (),
     )
-
-
-class ReproducibilityStage:
-    """Builds an image twice from the same inputs, and fails if a byte differs.
-
-    Args:
-        images: those that are checked; their parents only serve.
-    """
-
-    name = "reproduce"
-    cores = 1
-    memory = 1024
-
-    def __init__(self, images: Collection[str]) -> None:
-        self._images = frozenset(images)
-
-    def run(self, work: Work) -> Outcome:
-        """Build twice and compare.
-
-        Raises:
-            BuildError: the builds differ; names the files.
-        """
-        if work.image not in self._images:
-            return "cached"
-        from stages.build import check_reproducible
-
-        different = list(check_reproducible(work))
-        if different:
-            more = len(different) - _SHOWN
-            raise BuildError(
-                f"two builds of {work.image} differ in {len(different)} "
-                f"file{'' if len(different) == 1 else 's'}:\n"
-                + "\n".join(f"    {path}" for path in different[:_SHOWN])
-                + (f"\n    and {more} more, all in the log" if more > 0 else ""),
-                hint="An element writes something of chance into them: a time, a random number, "
-                "an order. Make it constant, or remove the file.",
-            )
-        work.progress("two builds are equal")
-        return "done"

@@ -198,12 +198,20 @@ class Context:
 
         return (BuildStage(), AssembleStage(), ScanStage())
 
-    def test_stage(self, providers: Sequence[str] = (), *, keep: bool = False) -> Stage:
+    def reproduce_stage(self, images: Sequence[str]) -> Stage:
+        """What builds each of *images* a second time and compares."""
+        from stages.reproduce import ReproduceStage
+
+        return ReproduceStage(images)
+
+    def test_stage(self, providers: Sequence[str] = ()) -> Stage:
         """What boots a release and tests it.
 
         Args:
-            providers: where; by default wherever each image's definition says.
-            keep: leave the machine's files where they are.
+            providers: the names of those that may be used; all when empty.
+
+        Raises:
+            UsageError: there is no such provider.
         """
         from stages.test import TestStage
 

@@ -1,0 +1,350 @@
+"""Run diskimage-builder: a definition in, a root tree as a tar out.
+
+DIB is used as it is. What is special here is around it: it runs in namespaces of its own (see
+:mod:`pipeline.sandbox`), on copies of the elements whose digests went into the build key, with
+an environment made from nothing, and with a package cache that two builds may share.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from pipeline import sandbox
+from pipeline.command import CommandError, Stop, run
+from pipeline.errors import BuildError, DiskFullError, HostError, NetworkError
+from pipeline.models.image import ImageDefinition
+
+_KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+_PACKAGE_CACHE_DAYS = 30
+
+# What DIB's own hooks install one by one after the bootstrap; in the bootstrap it costs less.
+_BOOTSTRAP_PACKAGES = (
+    "adduser",
+    "busybox",
+    "ca-certificates",
+    "gnupg2",
+    "locales",
+    "lsb-release",
+    "python3",
+    "sudo",
+    "systemd-sysv",
+)
+
+
+@dataclass(frozen=True)
+class TreeRequest:
+    """One run of diskimage-builder.
+
+    Attributes:
+        definition: the image, with what it inherits.
+        elements: each element that takes part, by name, with its folder.
+        named: the elements to name on DIB's command line.
+        sources: the archive's lines for apt (``deb URI SUITE COMPONENTS``).
+        environment: DIB variables (mirrors and the definition's own).
+        parent_tree: the parent's tar, or none for a base image.
+        files_from: the folder that the definition's ``source:`` files are relative to.
+        sizes: bytes of the machine's partitions: ``root``, ``verity``, ``esp``.
+    """
+
+    definition: ImageDefinition
+    elements: Mapping[str, Path]
+    named: Sequence[str]
+    sources: Sequence[str]
+    environment: Mapping[str, str]
+    parent_tree: Path | None
+    files_from: Path
+    sizes: Mapping[str, int]
+    bootstrap_packages: Sequence[str] = field(default=())
+
+
+def create_tree(
+    request: TreeRequest,
+    *,
+    scratch: Path,
+    package_cache: Path,
+    log: IO[str],
+    stop: Stop,
+    progress: Callable[[str], None] = lambda _text: None,
+) -> tuple[Path, Path]:
+    """Build the tree of one image.
+
+    Args:
+        request: what to build.
+        scratch: an empty folder for this build alone; the results lie in it.
+        package_cache: downloaded packages, shared with other builds.
+        log: gets everything that DIB and its hooks print.
+        stop: ends the build when set.
+        progress: hears which hook runs.
+
+    Returns:
+        The tar of the tree, and the folder of DIB's manifests.
+
+    Raises:
+        BuildError: a hook failed; the message has its element, phase and last lines.
+        NetworkError: the package archive could not be reached.
+        DiskFullError: the disk filled up.
+        HostError: a tool is missing.
+        Interrupted: *stop* was set.
+    """
+    if re.search(r"\s", str(scratch)):
+        raise HostError(
+            f"diskimage-builder cannot work below a path with spaces: {scratch}",
+            hint="Point RECAST_ARTIFACTS at a folder without spaces in its path.",
+        )
+    elements = scratch / "elements"
+    _copy_elements(request.elements, elements)
+    _write_definition_element(request, elements / "recast-image")
+    out = scratch / "out"
+    for folder in (out, scratch / "tmp", scratch / "cache"):
+        folder.mkdir(parents=True)
+    environment = _environment(request, scratch, elements)
+    command = [sys.executable, str(Path(sys.executable).with_name("disk-image-create"))]
+    command += ["-n", "-a", request.definition.arch, "-o", str(out / "tree"), "-t", "tar"]
+    command += [*request.named, "recast-image"]
+    lines = _Lines(log, progress)
+    with _packages(package_cache, scratch / "cache", request.definition.distribution or ""):
+        try:
+            run(sandbox.argv(command), env=environment, log=lines, stop=stop, cwd=scratch)
+        except CommandError as error:
+            raise explain(lines.kept, request.elements, error) from error
+    return out / "tree.tar", out / "tree.d"
+
+
+def _environment(request: TreeRequest, scratch: Path, elements: Path) -> dict[str, str]:
+    kept = ("http_proxy", "https_proxy", "no_proxy")
+    path = ":".join(
+        [
+            str(Path(sys.executable).parent),
+            *("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"),
+        ]
+    )
+    environment = {
+        "PATH": path,
+        "HOME": str(scratch / "tmp"),
+        "LC_ALL": "C.UTF-8",
+        "USER": "root",
+        **{name: os.environ[name] for name in kept if name in os.environ},
+        "ELEMENTS_PATH": str(elements),
+        "TMP_DIR": str(scratch / "tmp"),
+        "DIB_IMAGE_CACHE": str(scratch / "cache"),
+        "DIB_LOCKFILES": str(scratch / "cache"),
+        "DIB_PYTHON_EXEC": sys.executable,
+        "DIB_RELEASE": request.definition.release or "",
+        "DISTRO_NAME": request.definition.distribution or "",
+        "DIB_INIT_SYSTEM": "systemd",
+        # Recast's images are configured by networkd or the definition, never by ifupdown.
+        "DIB_APT_MINIMAL_CREATE_INTERFACES": "0",
+        "RECAST_APT_SOURCES": "\n".join(request.sources),
+        **request.environment,
+    }
+    if request.parent_tree is not None:
+        environment["RECAST_PARENT_TREE"] = str(request.parent_tree)
+    else:
+        environment["DIB_MMDEBSTRAP_EXTRA_ARGS"] = " ".join(
+            [
+                _bootstrap_arguments(request, scratch),
+                request.environment.get("DIB_MMDEBSTRAP_EXTRA_ARGS", ""),
+            ]
+        )
+    return environment
+
+
+def _bootstrap_arguments(request: TreeRequest, scratch: Path) -> str:
+    """One bootstrap that installs what would otherwise take DIB's hooks four rounds of apt.
+
+    All suites take part, so that nothing is installed and then replaced by its security update.
+    """
+    setup = scratch / "bootstrap-setup"
+    signed = f"[signed-by={_KEYRING}] " if _KEYRING.exists() else ""
+    sources = "\n".join(line.replace("deb ", f"deb {signed}", 1) for line in request.sources)
+    cache = scratch / "cache" / "apt" / (request.definition.distribution or "")
+    diverted = ("/usr/sbin/depmod", "/usr/bin/dracut")
+    diversions = "".join(f"{tool}\n{tool}.recast\n:\n" for tool in diverted)
+    setup.write_text(
+        "#!/bin/sh\nset -eu\n"
+        f'mkdir -p "$1/etc/apt/sources.list.d" "$1/var/cache/apt/archives"\n'
+        f"printf '%s\\n' {shlex.quote(sources)} > \"$1/etc/apt/sources.list.d/recast.list\"\n"
+        f'find {cache} -maxdepth 1 -name "*.deb" -exec cp -t "$1/var/cache/apt/archives" {{}} +\n'
+        # dpkg's own file of diversions: see root.d/60-recast-bootstrapped of recast-base.
+        'mkdir -p "$1/var/lib/dpkg" "$1/usr/sbin" "$1/usr/bin"\n'
+        f"printf %s {shlex.quote(diversions)} > \"$1/var/lib/dpkg/diversions\"\n"
+        f"for tool in {' '.join(diverted)}; do\n"
+        '  printf "#!/bin/sh\\nexit 0\\n" > "$1$tool"\n'
+        '  chmod 755 "$1$tool"\n'
+        "done\n"
+    )
+    keep = scratch / "bootstrap-keep"
+    keep.write_text(
+        "#!/bin/sh\nset -eu\n"
+        f'find "$1/var/cache/apt/archives" -maxdepth 1 -name "*.deb" -exec cp -n -t {cache} {{}} +\n'
+    )
+    for hook in (setup, keep):
+        hook.chmod(0o755)
+    packages = sorted({*_BOOTSTRAP_PACKAGES, *request.bootstrap_packages})
+    return (
+        f"--setup-hook={setup} --customize-hook={keep} --skip=download/empty "
+        f"--skip=essential/unlink --include={','.join(packages)} "
+        "--dpkgopt=force-unsafe-io"
+    )
+
+
+def _copy_elements(elements: Mapping[str, Path], target: Path) -> None:
+    """Copy what will run: an edit during the build cannot reach it any more."""
+    for name, folder in elements.items():
+        shutil.copytree(folder, target / name, symlinks=True)
+        if name.startswith("recast-"):
+            # A wheel may have lost the executable bit that DIB goes by.
+            for hook in target.glob(f"{name}/*.d/*"):
+                if hook.is_file() and hook.parent.name != "environment.d":
+                    hook.chmod(0o755)
+
+
+def _write_definition_element(request: TreeRequest, folder: Path) -> None:
+    """Turn the definition into an element: packages, files, health checks, variables."""
+    definition = request.definition
+    for part in ("environment.d", "post-install.d", "recast-image", "package-installs"):
+        (folder / part).mkdir(parents=True)
+    (folder / "package-installs").rmdir()
+    (folder / "element-deps").write_text("package-installs\nrecast-base\n")
+    (folder / "package-installs.yaml").write_text(
+        json.dumps({package: None for package in definition.packages})
+    )
+    variables = {
+        "RECAST_ROOT_SIZE": str(request.sizes["root"]),
+        "RECAST_VERITY_SIZE": str(request.sizes["verity"]),
+        "RECAST_ESP_SIZE": str(request.sizes["esp"]),
+        "RECAST_PERSIST": " ".join(definition.persist),
+    }
+    (folder / "environment.d" / "45-recast-image").write_text(
+        "".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
+    )
+    root = folder / "recast-image"
+    copies: list[str] = []
+    for number, entry in enumerate(definition.files):
+        source = root / f"file-{number}"
+        if entry.content is not None:
+            source.write_text(entry.content)
+        else:
+            shutil.copyfile(request.files_from / (entry.source or ""), source)
+        target = shlex.quote(entry.path)
+        copies.append(
+            f'install -D --mode={shlex.quote(entry.mode)} "$here/file-{number}" {target}\n'
+        )
+    health = "/usr/lib/recast/health.d"
+    copies.append(f"mkdir -p {health}\n")
+    for check in definition.health:
+        (root / f"{check.name}.check").write_text(f"#!/bin/sh\nexec {shlex.join(check.command)}\n")
+        (root / f"{check.name}.timeout").write_text(f"{check.timeout}\n")
+        copies.append(f'install --mode=755 "$here/{check.name}.check" {health}/\n')
+        copies.append(f'install --mode=644 "$here/{check.name}.timeout" {health}/\n')
+    script = folder / "post-install.d" / "60-recast-image"
+    script.write_text(
+        '#!/bin/bash\nset -eu\nhere="$(dirname "$0")/../recast-image"\n' + "".join(copies)
+    )
+    script.chmod(0o755)
+
+
+@contextlib.contextmanager
+def _packages(shared: Path, own: Path, distribution: str) -> Iterator[None]:
+    """Lend the shared package cache to one build: hard links in, new packages out.
+
+    apt locks the folder it downloads to, so two builds cannot have one; links cost nothing.
+    """
+    kept = shared / "apt" / distribution
+    lent = own / "apt" / distribution
+    kept.mkdir(parents=True, exist_ok=True)
+    lent.mkdir(parents=True)
+    for package in kept.glob("*.deb"):
+        with contextlib.suppress(FileNotFoundError):
+            os.link(package, lent / package.name)
+    yield
+    oldest = time.time() - _PACKAGE_CACHE_DAYS * 86400
+    for package in lent.glob("*.deb"):
+        with contextlib.suppress(FileExistsError):
+            os.link(package, kept / package.name)
+    for package in kept.glob("*.deb"):
+        with contextlib.suppress(FileNotFoundError):
+            if package.stat().st_mtime < oldest and package.stat().st_nlink == 1:
+                package.unlink()
+
+
+class _Lines:
+    """A log that also keeps its lines, to explain a failure by them."""
+
+    def __init__(self, log: IO[str], progress: Callable[[str], None]) -> None:
+        self._log = log
+        self._progress = progress
+        self.kept: list[str] = []
+
+    def write(self, text: str) -> int:
+        line = re.sub(r"^\S+ \S+ \| ", "", text.rstrip("\n"))
+        self.kept.append(line)
+        if match := _RUNNING.search(line):
+            self._progress(f"{match['phase']}.d/{match['hook']}")
+        return self._log.write(text)
+
+    def flush(self) -> None:
+        self._log.flush()
+
+
+_RUNNING = re.compile(r"dib-run-parts Running (?P<path>\S+/(?P<phase>[a-z-]+)\.d/(?P<hook>\S+))")
+_NETWORK = re.compile(
+    r"(Temporary failure resolving|Could not resolve|Could not connect|Connection timed out"
+    r"|Connection refused|Unable to connect to|Connection failed|Failed to fetch (?P<url>\S+))"
+)
+_FULL = re.compile(r"No space left on device")
+_NOISE = re.compile(r"dib-run-parts (-+|\s*$|Target|Script|\S+\s+[\d.]+$)|^(Unmount|Traceback)")
+_SHOWN_LINES = 12
+
+
+def explain(
+    lines: Sequence[str], elements: Mapping[str, Path], error: CommandError
+) -> BuildError | NetworkError | DiskFullError:
+    """Why a run of DIB failed, from what it printed.
+
+    Args:
+        lines: its output, without time stamps.
+        elements: the elements that took part, with their folders.
+        error: how it ended.
+    """
+    running = [(number, match) for number, line in enumerate(lines) if (match := _RUNNING.search(line))]
+    said = [line for line in lines if line.strip()]
+    if running:
+        number, match = running[-1]
+        said = [line for line in lines[number + 1 :] if line.strip()]
+    told = [line for line in said if not _NOISE.search(line)][-_SHOWN_LINES:]
+    tail = "".join(f"\n    {line}" for line in told)
+    text = "\n".join(said)
+    if running:
+        phase, hook = match["phase"], match["hook"]
+        owner = next(
+            (name for name, at in elements.items() if (at / f"{phase}.d" / hook).exists()),
+            "recast-image",
+        )
+        where = f"hook {phase}.d/{hook} of element {owner} failed"
+    else:
+        where = f"diskimage-builder ended with code {error.code} before its first hook"
+    if _FULL.search(text):
+        return DiskFullError(
+            f"no space was left during the build: {where}{tail}",
+            hint="Free space on the disk of `artifacts/` and `/tmp`, then run it again.",
+        )
+    if match_network := _NETWORK.search(text):
+        url = match_network["url"] or "the package archive"
+        return NetworkError(
+            f"{url} could not be reached: {where}{tail}",
+            hint="Check the network, or name a mirror under `mirror:` in images/settings.yaml; "
+            "then run it again.",
+        )
+    return BuildError(f"{where}{tail}", hint="The whole output is in this stage's log.")

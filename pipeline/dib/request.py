@@ -1,0 +1,74 @@
+"""What one image asks of diskimage-builder, from its definition and the project's settings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from pipeline.dib.create import TreeRequest
+from pipeline.dib.elements import BASE, elements_path, expand
+from pipeline.dib.mirrors import components, mirrors
+
+if TYPE_CHECKING:
+    from pipeline.models.image import ImageDefinition
+    from pipeline.models.settings import Settings
+
+
+def tree_request(
+    definition: ImageDefinition,
+    *,
+    project: Path,
+    named: Sequence[str],
+    settings: Settings,
+    parent_tree: Path | None,
+    sizes: Mapping[str, int],
+) -> TreeRequest:
+    """Put together what a build of *definition* (with what it inherits) needs.
+
+    Args:
+        definition: the image, resolved.
+        project: the folder that holds ``images/``.
+        named: see :func:`pipeline.dib.elements.effective_elements`.
+        settings: the project's settings.
+        parent_tree: the parent's tar, or none.
+        sizes: bytes of the machine's partitions: ``root``, ``verity``, ``esp``.
+
+    Raises:
+        DefinitionError: an element is unknown or does not fit.
+    """
+    distribution, release = definition.distribution or "", definition.release or ""
+    found = expand(named, elements_path(project))
+    chosen = mirrors(distribution, settings, own=definition.environment)
+    lines = chosen.sources(release, components(distribution, definition.environment))
+    return TreeRequest(
+        definition=definition,
+        elements=found,
+        named=named,
+        sources=lines,
+        environment={**chosen.environment(), **definition.environment},
+        parent_tree=parent_tree,
+        files_from=project / "images" / definition.name,
+        sizes=sizes,
+        bootstrap_packages=[
+            *_packages(found[BASE], distribution, release),
+            *definition.packages,
+        ],
+    )
+
+
+def _packages(element: Path, distribution: str, release: str) -> list[str]:
+    """The packages of one of our elements, by the distribution's names (see DIB's pkg-map)."""
+    wanted = yaml.safe_load((element / "package-installs.yaml").read_text())
+    maps = json.loads((element / "pkg-map").read_text())
+    family = {"debian": "debian", "ubuntu": "debian"}.get(distribution, distribution)
+    by_place = (
+        maps.get("release", {}).get(distribution, {}).get(release, {}),
+        maps.get("distro", {}).get(distribution, {}),
+        maps.get("family", {}).get(family, {}),
+    )
+    names = [next((m[name] for m in by_place if name in m), name) for name in wanted]
+    return [name for name in names if name]
