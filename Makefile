@@ -21,8 +21,8 @@ comma := ,
 # The one list of host packages: what the programs in pipeline.command.PACKAGES come from, and
 # what is needed besides programs (firmware, keys). A unit test compares the two.
 SYSTEM_PACKAGES := \
-	apt coreutils debian-archive-keyring debootstrap dosfstools fdisk git mmdebstrap mtools \
-	openssh-client ovmf python3-venv qemu-system-x86 qemu-utils sudo tar util-linux xz-utils zstd
+	apt coreutils debian-archive-keyring debootstrap dosfstools fdisk git gpg gpg-agent mmdebstrap \
+	mtools openssh-client ovmf python3-venv qemu-system-x86 qemu-utils sudo tar util-linux xz-utils zstd
 
 .PHONY: help
 help: ## show this list

@@ -45,6 +45,7 @@ PACKAGES: dict[str, str] = {
     "git": "git",
     "apt-get": "apt",
     "apt-cache": "apt",
+    "apt-config": "apt",
     "ssh": "openssh-client",
     "ssh-keygen": "openssh-client",
     "zstd": "zstd",

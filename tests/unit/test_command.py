@@ -217,5 +217,5 @@ def test_the_makefile_installs_the_package_of_every_program() -> None:
     match = re.search(r"^SYSTEM_PACKAGES := ((?:.*\\\n)*.*)$", makefile, re.MULTILINE)
     assert match is not None
     listed = set(match[1].replace("\\\n", " ").split())
-    beyond_programs = {"debian-archive-keyring", "ovmf", "python3-venv"}
+    beyond_programs = {"debian-archive-keyring", "gpg", "gpg-agent", "ovmf", "python3-venv"}
     assert listed == set(command.PACKAGES.values()) | beyond_programs
