@@ -11,6 +11,7 @@ from pipeline.errors import Interrupted, RecastError
 
 if TYPE_CHECKING:
     from pipeline.engine.plan import Plan
+    from pipeline.engine.run import WorkFactory
     from pipeline.engine.stage import Stage
     from pipeline.models.run import RunRecord
 
@@ -32,6 +33,7 @@ def carry_out(
     as_json: bool,
     jobs: int | None = None,
     force: Sequence[str] = (),
+    make_work: WorkFactory | None = None,
 ) -> None:
     """Execute *plan* while telling how it goes.
 
@@ -43,6 +45,7 @@ def carry_out(
         as_json: tell it as JSON lines.
         jobs: stages at once; the project's setting if None.
         force: images that are done again even if nothing changed.
+        make_work: gives stages what they need; the context's if None.
 
     Raises:
         HostError: this machine cannot do it; nothing was started.
@@ -60,7 +63,7 @@ def carry_out(
     record = execute(
         plan,
         stages,
-        context.make_work,
+        make_work or context.make_work,
         monitors(sys.stdout, context.runs.folder, as_json=as_json),
         Options(
             artifacts=context.artifacts,

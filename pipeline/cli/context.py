@@ -193,7 +193,6 @@ class Context:
         """What makes a release of an image, in order."""
         from stages.assemble import AssembleStage
         from stages.build import BuildStage
-
         from stages.scan import ScanStage
 
         return (BuildStage(), AssembleStage(), ScanStage())

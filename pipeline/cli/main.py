@@ -119,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _fail(error.message, error.hint, error.exit_code, as_json)
         except (KeyboardInterrupt, click.Abort):
             return _fail("stopped on request", "", _INTERRUPTED, as_json)
-        except BrokenPipeError:
+        except (BrokenPipeError, SystemExit):  # the latter is how click tells of the former
             _forget_stdout()
             return _BROKEN_PIPE
         except OSError as error:

@@ -18,7 +18,7 @@ from pipeline.clock import iso
 from pipeline.engine import monitor as say
 from pipeline.engine.monitor import FanOut, Monitor
 from pipeline.files import write_atomically
-from pipeline.models.run import RunRecord, StageStatus
+from pipeline.models.run import RunRecord
 
 _PROGRESS_SECONDS = 10.0
 _FRAME_SECONDS = 0.1
@@ -56,6 +56,7 @@ class _Lines:
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
+        self._lost: set[str] = set()  # images of which it was told that they will not be done
 
     def _line(self, text: str) -> None:
         self._stream.write(printable(text, self._stream) + "\n")
@@ -78,6 +79,13 @@ class _Lines:
                 self._line(f"{name}: unchanged{version}")
 
     def _ending(self, event: say.StageFinished, title: str) -> None:
+        if event.status == "skipped":
+            if event.image not in self._lost:
+                self._line(f"{event.image}: skipped: {event.error}")
+            self._lost.add(event.image)
+            return
+        if event.status == "failed":
+            self._lost.add(event.image)
         time_taken = f" in {duration(event.seconds)}" if event.seconds else ""
         status = "FAILED" if event.status == "failed" else event.status
         sign, name = _SIGNS.get(event.status, ("", ""))
@@ -100,8 +108,9 @@ class _Lines:
             (name, image.version or "-", image.root_hash[:12] or "-", _state(name, record))
             for name, image in record.images.items()
         ]
-        self._line("")
-        self._line(table(rows, ("image", "release", "root", "result")))
+        if rows:
+            self._line("")
+            self._line(table(rows, ("image", "release", "root", "result")))
         self._line(f"run {record.id}: {record.outcome} in {duration(record.seconds or 0.0)}")
 
 
@@ -332,10 +341,7 @@ def _state(name: str, record: RunRecord) -> str:
     skipped = [s.error for s in image.stages.values() if s.status == "skipped"]
     if skipped:
         return f"skipped: {skipped[0]}"
-    done: list[StageStatus] = [stage.status for stage in image.stages.values()]
-    if all(status == "cached" for status in done):
-        return "unchanged"
-    return ", ".join(f"{stage} {found.status}" for stage, found in image.stages.items())
+    return "unchanged" if image.status == "cached" else image.status
 
 
 def _elapsed(seconds: float) -> str:

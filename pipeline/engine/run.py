@@ -45,7 +45,7 @@ _TICK_SECONDS = 0.25
 class WorkFactory(Protocol):
     """Makes what the stages of one image are given."""
 
-    def __call__(self, planned: PlannedImage, plan: Plan, scratch: Path, stop: Stop) -> Work:
+    def __call__(self, planned: PlannedImage, plan: Plan, scratch: Path, stop: Stop, /) -> Work:
         """The work for *planned*, in a *scratch* folder of its own that exists."""
 
 
@@ -189,6 +189,8 @@ class _Run:
         self._record = self._record.model_copy(update={"images": images})
         self._store.save(self._record)
         self._tell(say.RunStarted(now(), self._record, tuple(self._stages)))
+        for note in self._plan.notes:
+            self._notice(note)
         try:
             self._loop()
         finally:
@@ -316,6 +318,7 @@ class _Run:
         self._locks.pop(task).close()
         seconds = time.monotonic() - self._clocks[task]
         work = self._works[task.image]
+        tail = tail_of(self._store.log_path(self._record.id, *task))
         status, error, hint = self._judge(outcome, work)
         with contextlib.suppress(OSError):
             work.log.close()
@@ -323,12 +326,11 @@ class _Run:
         new = {"status": status, "seconds": round(seconds, 3), "error": error, "hint": hint}
         self._note_release(task.image, work)
         self._note(task, old.model_copy(update=new))
-        path = self._store.log_path(self._record.id, *task)
         image = self._record.images[task.image]
         self._tell(
             say.StageFinished(
                 now(), *task, status, seconds, error, hint,
-                tail=tail_of(path) if status == "failed" else (),
+                tail=tail if status == "failed" else (),
                 version=image.version, root_hash=image.root_hash,
             )
         )  # fmt: skip
