@@ -22,7 +22,7 @@ _DIRTY_CHARS = 8
 
 _BUILT_FROM = ("images", "pipeline", "stages")
 # A push that changes these may bring another diskimage-builder, and so another image.
-_TOOLS = ("pyproject.toml", "*.lock", "requirements*.txt")
+_TOOLS = ("pyproject.toml", ":(glob)*.lock", ":(glob)requirements*.txt")
 
 _HINT_CLONE = "Images are versioned by their commit: work in a git clone, or `git init` one."
 

@@ -182,6 +182,9 @@ def test_a_moved_file_touches_both_places(pushed: Path) -> None:
 
 
 def test_a_new_diskimage_builder_touches_everything(pushed: Path) -> None:
+    (pushed / "artifacts").mkdir()
+    (pushed / "artifacts" / "held.lock").write_text("")
+    assert source.changed_since(pushed, "HEAD") == set()
     (pushed / "requirements.lock").write_text("diskimage-builder==3.44.0\n")
     assert "requirements.lock" in source.changed_since(pushed, "HEAD")
 
