@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pipeline import command, ssh
 from pipeline.command import Stop
+from pipeline.console import gave_up, tail
 from pipeline.errors import BootError, HostError
 from pipeline.providers.base import BootRequest, SshTarget
 from pipeline.providers.qemu import accel
@@ -23,7 +24,6 @@ from pipeline.providers.qemu.arguments import (
     credentials,
     find_firmware,
 )
-from pipeline.providers.qemu.console import gave_up, tail
 from pipeline.providers.qemu.process import Process, QemuGone
 
 # A guest under a working KVM prints its first line within two seconds, and its last within twenty.

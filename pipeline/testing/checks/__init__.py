@@ -1,0 +1,1 @@
+"""What holds for every golden image, checked on the running machine."""
