@@ -48,4 +48,5 @@ def build(
         as_json=as_json,
         jobs=jobs,
         force=images if force else (),
+        trees=images if check else (),
     )

@@ -33,6 +33,7 @@ def carry_out(
     as_json: bool,
     jobs: int | None = None,
     force: Sequence[str] = (),
+    trees: Sequence[str] = (),
     make_work: WorkFactory | None = None,
 ) -> None:
     """Execute *plan* while telling how it goes.
@@ -45,6 +46,7 @@ def carry_out(
         as_json: tell it as JSON lines.
         jobs: stages at once; the project's setting if None.
         force: images that are done again even if nothing changed.
+        trees: images whose trees are needed even if nothing changed.
         make_work: gives stages what they need; the context's if None.
 
     Raises:
@@ -57,7 +59,8 @@ def carry_out(
     names = {stage.name for stage in stages}
     forced = bool(force)
     require_host(
-        build=BUILD in names and (forced or any(p.action == "build" for p in plan.images)),
+        build=BUILD in names
+        and (forced or bool(trees) or any(p.action == "build" for p in plan.images)),
         test=TEST in names and (forced or any(p.test for p in plan.images)),
     )
     record = execute(
@@ -70,6 +73,7 @@ def carry_out(
             jobs=jobs or context.settings.jobs,
             command=command,
             force=frozenset(force),
+            trees=frozenset(trees),
         ),
     )
     if record.outcome != "passed":

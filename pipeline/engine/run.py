@@ -58,6 +58,7 @@ class Options:
         jobs: stages at once; as many as the host has cores if None.
         command: what the person typed, for the record.
         force: images whose stages run even if their results are there.
+        trees: images whose trees, and their parents', are needed even if nothing is built.
         memory: MiB to share out; what is available now if None.
     """
 
@@ -65,6 +66,7 @@ class Options:
     jobs: int | None = None
     command: str = "run"
     force: frozenset[str] = frozenset()
+    trees: frozenset[str] = frozenset()
     memory: int | None = None
 
 
@@ -200,19 +202,18 @@ class _Run:
     def _finished_before(self) -> set[Task]:
         """What the plan knows to be done: nothing of it is even looked at again."""
         found: set[Task] = set()
-        wanted: set[str | None] = set()  # images whose tree something is built on
+        wanted: set[str | None] = set(self._options.trees)  # whose trees something stands on
         for planned in reversed(self._plan.images):
-            work = self._works[planned.image]
-            if planned.action == "build" or work.force or work.release is None:
+            name, work = planned.image, self._works[planned.image]
+            known = planned.action == "unchanged" and work.release is not None and not work.force
+            lost = name in wanted and BUILD in self._stages and not work.tree.is_dir()
+            if not known or lost or name in self._options.trees:
                 wanted.add(planned.parent)
-                continue
-            found.add(Task(planned.image, ASSEMBLE))
-            if planned.image not in wanted or work.tree.is_dir():
-                found.add(Task(planned.image, BUILD))
-            else:
-                wanted.add(planned.parent)
-            if not planned.test:
-                found.add(Task(planned.image, TEST))
+            if known and not lost:
+                # A lost tree is made again, and may then come to another root: all stages look.
+                found |= {Task(name, BUILD), Task(name, ASSEMBLE)}
+                if not planned.test:
+                    found.add(Task(name, TEST))
         return {task for task in found if task.stage in self._stages}
 
     def _image(self, planned: PlannedImage, finished: set[Task]) -> ImageRun:
@@ -319,7 +320,7 @@ class _Run:
         seconds = time.monotonic() - self._clocks[task]
         work = self._works[task.image]
         tail = tail_of(self._store.log_path(self._record.id, *task))
-        status, error, hint = self._judge(outcome, work)
+        status, error, hint = self._judge(outcome, work, tail)
         with contextlib.suppress(OSError):
             work.log.close()
         old = self._record.images[task.image].stages[task.stage]
@@ -341,7 +342,9 @@ class _Run:
         if status == "interrupted":
             self._begin_stop("")
 
-    def _judge(self, outcome: Outcome | BaseException, work: Work) -> tuple[StageStatus, str, str]:
+    def _judge(
+        self, outcome: Outcome | BaseException, work: Work, tail: Sequence[str]
+    ) -> tuple[StageStatus, str, str]:
         """What a stage's end means: its status, the error's sentence and hint."""
         if isinstance(outcome, str):
             return outcome, "", ""
@@ -350,7 +353,8 @@ class _Run:
             work.log.write(f"\n{outcome}\n")
             return "interrupted", "", ""
         if isinstance(outcome, RecastError):
-            work.log.write(f"\n{outcome.message}\n")
+            if outcome.message.split("\n")[0] not in "\n".join(tail):  # else it was told
+                work.log.write(f"\n{outcome.message}\n")
             self._failure = self._failure or outcome.exit_code
             return "failed", outcome.message, outcome.hint
         work.log.write("\n" + "".join(traceback.format_exception(outcome)))

@@ -174,6 +174,15 @@ def test_a_lost_tree_is_made_again_only_where_a_child_is_built_on_it(rig: Rig) -
     assert rig.stages["build"].calls == ["edge-base", "edge-web", "edge-shop"]
 
 
+def test_trees_that_are_asked_for_are_there_with_their_parents(rig: Rig) -> None:
+    images = (
+        planned("edge-base", action="unchanged", test=False),
+        planned("edge-web", "edge-base", action="unchanged", test=False),
+    )
+    rig.run(Plan(images, SOURCE), trees=frozenset({"edge-web"}))
+    assert rig.stages["build"].calls == ["edge-base", "edge-web"]
+
+
 def test_tests_alone_do_not_wait_for_a_parents_tests(rig: Rig) -> None:
     rig.stages = {"test": FakeStage("test", seconds=0.05)}
     images = (
