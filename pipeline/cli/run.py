@@ -29,6 +29,10 @@ def run(
     interruption the same command goes on where it stood. Each stage writes a log that
     `recast log` shows.
 
+    With --json each line is an object with `event` (run.started, run.notice, stage.started,
+    stage.progress, stage.waiting, stage.finished, run.finished), `run` and `time`; those of
+    stages have `image` and `stage`. Fields are only ever added.
+
     \b
     Example:
       sudo recast run
