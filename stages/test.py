@@ -70,8 +70,9 @@ class TestStage:
             try:
                 trial.run()
             except TestError as error:
-                work.log.write(f"\n{error}\n")
                 problems.append(error)
+        for other in problems[1:]:
+            work.log.write(f"\n{other}\n")
         if problems:
             raise problems[0]
         return "done"
@@ -267,17 +268,21 @@ class _Trial:
         failures = verdict.failures
         count = f"{len(failures)} of {verdict.tests} tests" if verdict.tests else "its tests"
         lines = [f"{self.release.name} failed {count} on {self.name}:"]
-        for failure in failures[:_SHOWN_FAILURES]:
-            first, *more = failure.message.splitlines() or [""]
-            lines += [f"  {failure.test}: {first}", *(f"      {line}" for line in more)]
-        if len(failures) > _SHOWN_FAILURES:
-            lines.append(f"  … and {len(failures) - _SHOWN_FAILURES} more")
+        alike: dict[str, list[str]] = {}  # one broken reboot fails every test that needs it
+        for failure in failures:
+            alike.setdefault(failure.message, []).append(failure.test)
+        for message, tests in list(alike.items())[:_SHOWN_FAILURES]:
+            first, *more = message.splitlines() or [""]
+            lines += [f"  {tests[0]}: {first}", *(f"      {line}" for line in more)]
+            lines += [f"      and with it {test}" for test in tests[1:]]
+        if len(alike) > _SHOWN_FAILURES:
+            lines.append(f"  … and {len(alike) - _SHOWN_FAILURES} more")
         lines.append("The last of its console:")
         lines += [f"    {line}" for line in failures[0].console.splitlines()]
         return TestError(
             "\n".join(lines),
-            hint=f"Its whole console is in {self._beside_the_log('console.log')}, the tests' output in "
-            f"{self.work.log.name}.",
+            hint=f"Its whole console is in {self._beside_the_log('console.log')}, the tests' "
+            f"output in {self.work.log.name}.",
         )
 
     def _beside_the_log(self, ending: str) -> Path:

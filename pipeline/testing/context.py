@@ -58,9 +58,11 @@ def prepare(
     """
     config = folder / "ssh_config"
     write_atomically(config, target.config(), mode=0o600)
+    # With all that it inherits it stands on the distribution itself; a file may not say both.
+    whole = definition.model_copy(update={"from_": None}) if definition.release else definition
     context = Context(
         release=release,
-        definition=definition,
+        definition=whole,
         provider=provider,
         boot_seconds=boot_seconds,
         host=target.host,

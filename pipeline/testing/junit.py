@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ from pipeline.models.release import Failure
 
 _MESSAGE_LINES = 6
 _MESSAGE_CHARACTERS = 600
+# How pytest words a broken fixture; the error's module is of no use to a person.
+_FIXTURE = re.compile(r'failed on (?:setup|teardown) with "(?:[\w.]+\.)?(\w+: .*)"', re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,8 @@ def _message(problem: ElementTree.Element) -> str:
     if text in ("", "collection failure") and problem.text:
         errors = [line[1:].strip() for line in problem.text.splitlines() if line[:2] == "E "]
         text = "\n".join(errors) or problem.text.strip()
+    if fixture := _FIXTURE.fullmatch(text):
+        text = fixture[1]
     lines = [line.rstrip() for line in text.strip().splitlines() if line.strip()]
     short = "\n".join(lines[:_MESSAGE_LINES])
     return short if len(short) <= _MESSAGE_CHARACTERS else short[:_MESSAGE_CHARACTERS] + "…"

@@ -30,7 +30,6 @@ _RESULT = re.compile(r"\b(?:PASSED|FAILED|ERROR|SKIPPED)\b")
 _INI = """\
 [pytest]
 junit_family = xunit2
-norecursedirs = __pycache__
 """
 
 
