@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
 from pipeline.errors import HostError, Interrupted, RecastError
 from pipeline.files import explained
@@ -76,6 +76,16 @@ class CommandTimeout(RecastError):
     """A program was still running at its time limit, and was ended."""
 
 
+class Log(Protocol):
+    """What takes a program's output, line by line: a text file, or what stands for one."""
+
+    def write(self, text: str, /) -> int:
+        """Take some text."""
+
+    def flush(self) -> None:
+        """Pass on what is held back."""
+
+
 class Stop:
     """A flag that one thread raises and every running program obeys."""
 
@@ -127,7 +137,7 @@ def find(program: str) -> str:
 def run(
     argv: Sequence[str],
     *,
-    log: IO[str] | None = None,
+    log: Log | None = None,
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     timeout: float | None = None,

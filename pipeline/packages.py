@@ -6,6 +6,7 @@ ours; python-debian's (GPL) does not.
 
 from __future__ import annotations
 
+import contextlib
 import tarfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -13,7 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
 
+from pydantic import ValidationError
+
 from pipeline.errors import BuildError
+from pipeline.files import write_atomically
 from pipeline.models.fields import Record
 from pipeline.models.release import Package
 
@@ -107,8 +111,20 @@ def from_tree(tar: Path) -> tuple[Package, ...]:
     return inspect(tar).packages
 
 
+class _Memo(Record):
+    """What was read from a tar before, kept beside it."""
+
+    size: int
+    changed: int
+    packages: tuple[Package, ...]
+    distribution: str
+    distribution_version: str
+
+
 def inspect(tar: Path) -> Inventory:
     """Read the package database out of a tree, without unpacking the rest of it.
+
+    A tar is read once: the answer is kept beside it as long as size and time stay as they are.
 
     Args:
         tar: the tree, an uncompressed tar.
@@ -116,6 +132,20 @@ def inspect(tar: Path) -> Inventory:
     Raises:
         BuildError: *tar* cannot be read, or holds no dpkg database.
     """
+    memo = tar.with_name(f"{tar.name}.packages.json")
+    with contextlib.suppress(OSError, ValidationError):
+        info = tar.stat()
+        known = _Memo.model_validate_json(memo.read_bytes())
+        if (known.size, known.changed) == (info.st_size, info.st_mtime_ns):
+            return Inventory(known.packages, known.distribution, known.distribution_version)
+    found = _inspect(tar)
+    with contextlib.suppress(OSError):
+        kept = _Memo(size=tar.stat().st_size, changed=tar.stat().st_mtime_ns, **vars(found))
+        write_atomically(memo, kept.model_dump_json())
+    return found
+
+
+def _inspect(tar: Path) -> Inventory:
     try:
         with tarfile.open(tar, "r:") as archive:
             texts = _wanted(archive)

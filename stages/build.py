@@ -69,7 +69,13 @@ class BuildStage:
 
     def _keep(self, work: Work, made: Path, manifests: Path) -> None:
         """Put the tree where its plan said, and record what it was made of."""
-        versions = {p.name: p.version for p in packages.from_tree(made)}
+        folder = work.tree.with_name(f".{work.tree.name}.new")
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        tar = folder / "tree.tar"
+        shutil.move(made, tar)
+        shutil.move(manifests, folder / "dib-manifests")
+        versions = {p.name: p.version for p in packages.from_tree(tar)}
         inherited: dict[str, str] = {}
         parent_key = None
         records = Records(work.artifacts)
@@ -87,11 +93,6 @@ class BuildStage:
             parent_key=parent_key,
             offered=offered,
         )
-        folder = work.tree.with_name(f".{work.tree.name}.new")
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        shutil.move(made, folder / "tree.tar")
-        shutil.move(manifests, folder / "dib-manifests")
         if work.tree.exists():
             shutil.rmtree(work.tree)
         os.replace(folder, work.tree)

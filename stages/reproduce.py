@@ -66,9 +66,7 @@ class ReproduceStage:
         )
         work.progress("comparing")
         second = self._assemble(work, tar, scratch / "second", release, sizes)
-        differing = [
-            role for role, found in second.items() if found != release.parts[role].digest
-        ]
+        differing = [role for role, found in second.items() if found != release.parts[role].digest]
         if not differing:
             work.log.write("".join(f"{role} {found}\n" for role, found in second.items()))
             work.progress("equal: " + ", ".join(second))

@@ -22,7 +22,8 @@ from typing import IO
 
 from pipeline import sandbox
 from pipeline.command import CommandError, Stop, run
-from pipeline.errors import BuildError, DiskFullError, HostError, NetworkError
+from pipeline.dib.transcript import Transcript, explain
+from pipeline.errors import HostError
 from pipeline.models.image import ImageDefinition
 
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
@@ -55,6 +56,7 @@ class TreeRequest:
         parent_tree: the parent's tar, or none for a base image.
         files_from: the folder that the definition's ``source:`` files are relative to.
         sizes: bytes of the machine's partitions: ``root``, ``verity``, ``esp``.
+        bootstrap_packages: installed by the bootstrap already, where that costs least.
     """
 
     definition: ImageDefinition
@@ -112,12 +114,12 @@ def create_tree(
     command = [sys.executable, str(Path(sys.executable).with_name("disk-image-create"))]
     command += ["-n", "-a", request.definition.arch, "-o", str(out / "tree"), "-t", "tar"]
     command += [*request.named, "recast-image"]
-    lines = _Lines(log, progress)
+    lines = Transcript(log, progress)
     with _packages(package_cache, scratch / "cache", request.definition.distribution or ""):
         try:
             run(sandbox.argv(command), env=environment, log=lines, stop=stop, cwd=scratch)
         except CommandError as error:
-            raise explain(lines.kept, request.elements, error) from error
+            raise explain(lines.lines, request.elements, error) from error
     return out / "tree.tar", out / "tree.d"
 
 
@@ -178,7 +180,7 @@ def _bootstrap_arguments(request: TreeRequest, scratch: Path) -> str:
         f'find {cache} -maxdepth 1 -name "*.deb" -exec cp -t "$1/var/cache/apt/archives" {{}} +\n'
         # dpkg's own file of diversions: see root.d/60-recast-bootstrapped of recast-base.
         'mkdir -p "$1/var/lib/dpkg" "$1/usr/sbin" "$1/usr/bin"\n'
-        f"printf %s {shlex.quote(diversions)} > \"$1/var/lib/dpkg/diversions\"\n"
+        f'printf %s {shlex.quote(diversions)} > "$1/var/lib/dpkg/diversions"\n'
         f"for tool in {' '.join(diverted)}; do\n"
         '  printf "#!/bin/sh\\nexit 0\\n" > "$1$tool"\n'
         '  chmod 755 "$1$tool"\n'
@@ -187,7 +189,8 @@ def _bootstrap_arguments(request: TreeRequest, scratch: Path) -> str:
     keep = scratch / "bootstrap-keep"
     keep.write_text(
         "#!/bin/sh\nset -eu\n"
-        f'find "$1/var/cache/apt/archives" -maxdepth 1 -name "*.deb" -exec cp -n -t {cache} {{}} +\n'
+        'find "$1/var/cache/apt/archives" -maxdepth 1 -name "*.deb" '
+        f"-exec cp -n -t {cache} {{}} +\n"
     )
     for hook in (setup, keep):
         hook.chmod(0o755)
@@ -217,9 +220,7 @@ def _write_definition_element(request: TreeRequest, folder: Path) -> None:
         (folder / part).mkdir(parents=True)
     (folder / "package-installs").rmdir()
     (folder / "element-deps").write_text("package-installs\nrecast-base\n")
-    (folder / "package-installs.yaml").write_text(
-        json.dumps({package: None for package in definition.packages})
-    )
+    (folder / "package-installs.yaml").write_text(json.dumps(dict.fromkeys(definition.packages)))
     variables = {
         "RECAST_ROOT_SIZE": str(request.sizes["root"]),
         "RECAST_VERITY_SIZE": str(request.sizes["verity"]),
@@ -277,74 +278,3 @@ def _packages(shared: Path, own: Path, distribution: str) -> Iterator[None]:
         with contextlib.suppress(FileNotFoundError):
             if package.stat().st_mtime < oldest and package.stat().st_nlink == 1:
                 package.unlink()
-
-
-class _Lines:
-    """A log that also keeps its lines, to explain a failure by them."""
-
-    def __init__(self, log: IO[str], progress: Callable[[str], None]) -> None:
-        self._log = log
-        self._progress = progress
-        self.kept: list[str] = []
-
-    def write(self, text: str) -> int:
-        line = re.sub(r"^\S+ \S+ \| ", "", text.rstrip("\n"))
-        self.kept.append(line)
-        if match := _RUNNING.search(line):
-            self._progress(f"{match['phase']}.d/{match['hook']}")
-        return self._log.write(text)
-
-    def flush(self) -> None:
-        self._log.flush()
-
-
-_RUNNING = re.compile(r"dib-run-parts Running (?P<path>\S+/(?P<phase>[a-z-]+)\.d/(?P<hook>\S+))")
-_NETWORK = re.compile(
-    r"(Temporary failure resolving|Could not resolve|Could not connect|Connection timed out"
-    r"|Connection refused|Unable to connect to|Connection failed|Failed to fetch (?P<url>\S+))"
-)
-_FULL = re.compile(r"No space left on device")
-_NOISE = re.compile(r"dib-run-parts (-+|\s*$|Target|Script|\S+\s+[\d.]+$)|^(Unmount|Traceback)")
-_SHOWN_LINES = 12
-
-
-def explain(
-    lines: Sequence[str], elements: Mapping[str, Path], error: CommandError
-) -> BuildError | NetworkError | DiskFullError:
-    """Why a run of DIB failed, from what it printed.
-
-    Args:
-        lines: its output, without time stamps.
-        elements: the elements that took part, with their folders.
-        error: how it ended.
-    """
-    running = [(number, match) for number, line in enumerate(lines) if (match := _RUNNING.search(line))]
-    said = [line for line in lines if line.strip()]
-    if running:
-        number, match = running[-1]
-        said = [line for line in lines[number + 1 :] if line.strip()]
-    told = [line for line in said if not _NOISE.search(line)][-_SHOWN_LINES:]
-    tail = "".join(f"\n    {line}" for line in told)
-    text = "\n".join(said)
-    if running:
-        phase, hook = match["phase"], match["hook"]
-        owner = next(
-            (name for name, at in elements.items() if (at / f"{phase}.d" / hook).exists()),
-            "recast-image",
-        )
-        where = f"hook {phase}.d/{hook} of element {owner} failed"
-    else:
-        where = f"diskimage-builder ended with code {error.code} before its first hook"
-    if _FULL.search(text):
-        return DiskFullError(
-            f"no space was left during the build: {where}{tail}",
-            hint="Free space on the disk of `artifacts/` and `/tmp`, then run it again.",
-        )
-    if match_network := _NETWORK.search(text):
-        url = match_network["url"] or "the package archive"
-        return NetworkError(
-            f"{url} could not be reached: {where}{tail}",
-            hint="Check the network, or name a mirror under `mirror:` in images/settings.yaml; "
-            "then run it again.",
-        )
-    return BuildError(f"{where}{tail}", hint="The whole output is in this stage's log.")
