@@ -172,7 +172,8 @@ def _bootstrap_arguments(request: TreeRequest, scratch: Path) -> str:
     sources = "\n".join(line.replace("deb ", f"deb {signed}", 1) for line in request.sources)
     cache = scratch / "cache" / "apt" / (request.definition.distribution or "")
     diverted = ("/usr/sbin/depmod", "/usr/bin/dracut")
-    diversions = "".join(f"{tool}\n{tool}.recast\n:\n" for tool in diverted)
+    names = [name for tool in diverted for name in (tool, tool.removeprefix("/usr"))]
+    diversions = "".join(f"{name}\n{name}.recast\n:\n" for name in names)
     setup.write_text(
         "#!/bin/sh\nset -eu\n"
         f'mkdir -p "$1/etc/apt/sources.list.d" "$1/var/cache/apt/archives"\n'
