@@ -23,6 +23,8 @@ from tests.fakes.provider import BIN, DIES_AFTER, SLOW, FakeBooter
 
 MakeRequest = Callable[..., BootRequest]
 
+CREDENTIAL = 'any text, with commas = "signs"\nand lines'
+
 
 class ProviderContract:
     """What whoever boots a disk relies on."""
@@ -52,7 +54,7 @@ class ProviderContract:
                 log=io.StringIO(),
                 stop=stop or Stop(),
                 disk_size=6 << 30,
-                credentials={"recast.contract": 'any text, with commas = "signs"\nand lines'},
+                credentials={"recast.contract": CREDENTIAL},
             )
 
         return make
@@ -90,6 +92,10 @@ class ProviderContract:
     def test_a_command_runs_on_a_ready_machine(self, machine: Machine) -> None:
         assert machine.fault() is None
         assert ssh.run(machine.ssh_config(), ["echo", "a  b", "c"], timeout=60) == "a  b c\n"
+
+    def test_its_credentials_arrive_as_they_were_given(self, machine: Machine) -> None:
+        words = ["cat", "/run/credentials/@system/recast.contract"]
+        assert ssh.run(machine.ssh_config(), words, timeout=60) == CREDENTIAL
 
     def test_its_console_is_kept(self, machine: Machine, wanted: BootRequest) -> None:
         assert machine.console().strip()

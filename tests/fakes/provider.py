@@ -95,6 +95,9 @@ class FakeMachine:
         (self._state / "health").write_text(healthy)
         (self._state / "cmdline").write_text(f"roothash={root} quiet\n")
         (self._state / "host_key").write_text(f"ssh-ed25519 {uuid.uuid4().hex}\n")
+        (self._state / "credentials").mkdir()
+        for name, value in request.credentials.items():
+            (self._state / "credentials" / name).write_text(value)
         (self._state / "key").write_text("no key at all\n")
         self._closed = False
         self._sshd: _Greeter | None = None

@@ -205,28 +205,29 @@ def test_kill_9_of_the_owner_leaves_no_machine(disk: Path, tmp_path: Path) -> No
     assert gone(pid)
 
 
-def test_the_trial_of_this_hosts_kvm_ends_soon_and_says_why() -> None:
+def test_the_trial_of_this_hosts_kvm_ends_soon_and_says_why(tmp_path: Path) -> None:
     if accel.obstacle():
         pytest.skip("no KVM to be tried here")
     begin = time.monotonic()
-    finding = accel.probe(Stop())
+    finding = accel.probe(Stop(), tmp_path)
     assert time.monotonic() - begin < accel.PROBE_SECONDS + 5
     assert "KVM" in finding.reason
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_a_trial_finds_what_works() -> None:
-    assert accel.probe(Stop(), seconds=TCG_SECONDS, accelerator="tcg").works
+def test_a_trial_finds_what_works(tmp_path: Path) -> None:
+    assert accel.probe(Stop(), tmp_path, seconds=TCG_SECONDS, accelerator="tcg").works
 
 
 def test_a_guest_that_kvm_cannot_run_is_started_again_without(disk: Path, tmp_path: Path) -> None:
     """KVM passed its trial, or so it was said; where it does not work, the machine still boots."""
     if accel.obstacle():
         pytest.skip("no KVM to be tried here")
-    if accel.probe(Stop()).works:
+    if accel.probe(Stop(), tmp_path).works:
         pytest.skip("KVM works here, there is nothing to fall back from")
     memory = Memory(tmp_path / "accel.json", "this boot")
     log = io.StringIO()
-    booter = QemuBooter("auto", memory=memory, probe=lambda _: Finding(True, "so it was said"))
+    booter = QemuBooter("auto", memory=memory, probe=lambda *_: Finding(True, "so it was said"))
     machine = booter.boot(request(disk, tmp_path / "one", log=log))
     try:
         with pytest.raises(BootError, match=r"\(tcg\): the firmware found nothing to boot"):
@@ -243,7 +244,7 @@ def test_kvm_by_force_does_not_fall_back(disk: Path, tmp_path: Path) -> None:
         with pytest.raises(HostError, match="KVM was asked for"):
             QemuBooter("kvm").boot(request(disk, tmp_path / "one"))
         return
-    if accel.probe(Stop()).works:
+    if accel.probe(Stop(), tmp_path).works:
         pytest.skip("KVM works here")
     machine = QemuBooter("kvm").boot(request(disk, tmp_path / "one"))
     try:

@@ -51,6 +51,15 @@ def test_a_long_message_is_cut(tmp_path: Path) -> None:
     assert len(junit.read(path).failures[0].message) <= 601
 
 
+def test_a_broken_fixture_is_told_in_its_own_words(tmp_path: Path) -> None:
+    path = tmp_path / "report.xml"
+    words = "failed on setup with &quot;pipeline.errors.BootError: it did not come back&quot;"
+    path.write_text(
+        f'<testsuite><testcase name="t"><error message="{words}"/></testcase></testsuite>'
+    )
+    assert junit.read(path).failures[0].message == "BootError: it did not come back"
+
+
 @pytest.mark.parametrize("content", [None, "", "<testsuite>"])
 def test_a_report_that_is_missing_or_cut_off_is_no_pass(
     content: str | None, tmp_path: Path

@@ -179,12 +179,13 @@ def obstacle(device: Path = _DEVICE) -> str | None:
 
 
 def probe(
-    stop: Stop, *, seconds: float = PROBE_SECONDS, accelerator: Accelerator = "kvm"
+    stop: Stop, scratch: Path, *, seconds: float = PROBE_SECONDS, accelerator: Accelerator = "kvm"
 ) -> Finding:
     """Start the firmware alone, and see whether it says anything.
 
     Args:
         stop: ends the trial when set.
+        scratch: an existing folder, for the time of the trial.
         seconds: how long a first word may take.
         accelerator: what is tried.
 
@@ -194,7 +195,7 @@ def probe(
     """
     firmware = find_firmware()
     name = accelerator.upper()
-    with tempfile.TemporaryDirectory(prefix="recast-probe-") as folder:
+    with tempfile.TemporaryDirectory(prefix="probe-", dir=scratch) as folder:
         here = Path(folder)
         own = Firmware(firmware.code, here / "variables.fd")
         shutil.copyfile(firmware.variables, own.variables)

@@ -53,7 +53,7 @@ class QemuBooter:
         *,
         bus: DiskBus = "virtio-blk",
         memory: accel.Memory | None = None,
-        probe: Callable[[Stop], accel.Finding] = accel.probe,
+        probe: Callable[[Stop, Path], accel.Finding] = accel.probe,
     ) -> None:
         self._setting = accelerator
         self._bus = bus
@@ -78,11 +78,13 @@ class QemuBooter:
             command.find(program)
         firmware = find_firmware()
         memory = self._memory or accel.host_memory()
+        scratch = request.workdir.parent
+        scratch.mkdir(parents=True, exist_ok=True)
         decision = accel.decide(
             self._setting,
             memory=memory,
             obstacle=accel.obstacle,
-            probe=lambda: self._probe(request.stop),
+            probe=lambda: self._probe(request.stop, scratch),
         )
         request.log.write(f"qemu: accelerator {decision.accelerator} ({decision.reason})\n")
         machine = QemuMachine(request, firmware, decision, self._bus, memory)
