@@ -84,7 +84,7 @@ def _planned(context: Context, release: Release) -> PlannedImage:
         build_key=release.build_key,
         parent=own.from_,
         release=release.version,
-        tests_digest=tests_digest(own, context.catalog.folders[release.image]),
+        tests_digest=tests_digest(context.catalog, release.image),
         test=True,
         components=Components(definition={}),
         tree=release.build_key,

@@ -29,6 +29,7 @@ from pipeline.engine.records import BuildRecord, Records
 from pipeline.errors import DefinitionError, HostError, NetworkError
 from pipeline.models.release import TestVerdict, release_name
 from pipeline.releases import manifest_path, read_verdict
+from pipeline.testing import CHECKS
 
 if TYPE_CHECKING:
     from pipeline.models.image import Catalog, ImageDefinition
@@ -125,7 +126,7 @@ def look(
             facts[name] = ImageFacts(
                 files=_files(catalog[name], catalog.folders[name]),
                 elements={each: known[each] for each in taking_part[name]},
-                tests=tests_digest(catalog[name], catalog.folders[name]),
+                tests=tests_digest(catalog, name),
                 archive=archive.name,
                 history=[_known(artifacts, catalog[name], r) for r in records.of(name)],
             )
@@ -170,11 +171,19 @@ def named_elements(catalog: Catalog, name: str) -> list[str]:
     return elements.effective_elements(own, not own.is_base, inherited)
 
 
-def tests_digest(definition: ImageDefinition, folder: Path) -> str:
-    """Digest of an image's own tests, and of what says how they run."""
-    tests = definition.tests
+def tests_digest(catalog: Catalog, name: str) -> str:
+    """Digest of all tests that an image has to pass, and of what says how they run.
+
+    Those of its ancestors run on it too, and the ones that ship with Recast.
+    """
+    folders = [CHECKS]
+    for each in (*catalog.ancestors(name), name):
+        folders.append(catalog.folders[each] / catalog[each].tests.path)
     return digest.of_data(
-        [tests.model_dump(mode="json"), digest.of_folder(folder / tests.path, ignore=_NOT_TESTS)]
+        [
+            catalog[name].tests.model_dump(mode="json"),
+            [digest.of_folder(folder, ignore=_NOT_TESTS) for folder in folders],
+        ]
     )
 
 
