@@ -42,6 +42,27 @@ def write_atomically(path: Path, data: bytes | str, *, mode: int = 0o644) -> Non
         raise
 
 
+def give_name(folder: Path, target: Path) -> None:
+    """Move a finished *folder* to its final name *target*, whole or not at all.
+
+    Raises:
+        DiskFullError: no space is left, where the two are on different disks.
+        OSError: there is a folder with something in it already.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.replace(folder, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        beside = target.with_name(f".{target.name}.new")
+        shutil.rmtree(beside, ignore_errors=True)
+        with explained(target):
+            shutil.copytree(folder, beside, symlinks=True)
+        os.replace(beside, target)
+        shutil.rmtree(folder)
+
+
 @contextlib.contextmanager
 def explained(path: Path) -> Iterator[None]:
     """Turn "no space left" below this block into a :class:`DiskFullError` that names *path*."""

@@ -6,7 +6,6 @@ release: there is nothing to test, to ship or to reboot for.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from pipeline.disk import assemble
 from pipeline.engine.plan import definition_parts
 from pipeline.engine.records import BuildRecord, Records
 from pipeline.errors import BuildError
+from pipeline.files import give_name
 from pipeline.models.release import Part, Release, release_name
 from pipeline.packages import from_tree
 
@@ -180,14 +180,13 @@ def _manifest(
 def _keep(work: Work, release: Release, files: Mapping[str, Path]) -> Path:
     """Give the files their names, all at once."""
     folder = work.artifacts / "images" / work.image / release.version
-    new = folder.with_name(f".{release.version}.new")
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir(parents=True)
+    new = work.scratch / "release"  # the scratch folder: a kill leaves nothing elsewhere
+    new.mkdir()
     for role, file in files.items():
         target = new / release.parts[role].file
         shutil.move(file, target)
         target.chmod(0o444)
     shutil.copytree(work.tree / "dib-manifests", new / "dib-manifests")
     releases.save(new, release)
-    os.replace(new, folder)
+    give_name(new, folder)
     return folder

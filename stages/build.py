@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +13,7 @@ from pipeline.dib.request import tree_request
 from pipeline.disk.assemble import Sizes
 from pipeline.engine.plan import settle
 from pipeline.engine.records import BuildRecord, Records
-from pipeline.files import require_space
+from pipeline.files import give_name, require_space
 
 if TYPE_CHECKING:
     from pipeline.engine.stage import Outcome, Work
@@ -48,7 +47,8 @@ class BuildStage:
         request = tree_request(
             work.definition,
             project=work.project,
-            named=tuple(work.planned.components.elements),
+            elements=work.planned.components.elements,
+            files=work.planned.components.files,
             settings=work.settings,
             parent_tree=work.parent_tree / "tree.tar" if work.parent_tree else None,
             sizes=Sizes.of_budget(work.own.budget.root, work.own.budget.esp).as_dict(),
@@ -69,9 +69,8 @@ class BuildStage:
 
     def _keep(self, work: Work, made: Path, manifests: Path) -> None:
         """Put the tree where its plan said, and record what it was made of."""
-        folder = work.tree.with_name(f".{work.tree.name}.new")
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        folder = work.scratch / "tree"  # the scratch folder: a kill leaves nothing elsewhere
+        folder.mkdir()
         tar = folder / "tree.tar"
         shutil.move(made, tar)
         shutil.move(manifests, folder / "dib-manifests")
@@ -95,7 +94,7 @@ class BuildStage:
         )
         if work.tree.exists():
             shutil.rmtree(work.tree)
-        os.replace(folder, work.tree)
+        give_name(folder, work.tree)
         records.add(
             BuildRecord(
                 image=work.image,

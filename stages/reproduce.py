@@ -51,7 +51,8 @@ class ReproduceStage:
         request = tree_request(
             work.definition,
             project=work.project,
-            named=tuple(work.planned.components.elements),
+            elements=work.planned.components.elements,
+            files=work.planned.components.files,
             settings=work.settings,
             parent_tree=work.parent_tree / "tree.tar" if work.parent_tree else None,
             sizes=sizes.as_dict(),

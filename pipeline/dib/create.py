@@ -20,10 +20,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from pipeline import sandbox
+from pipeline import digest, sandbox
 from pipeline.command import CommandError, Stop, run
 from pipeline.dib.transcript import Transcript, explain
-from pipeline.errors import HostError
+from pipeline.errors import BuildError, HostError
 from pipeline.models.image import ImageDefinition
 
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
@@ -57,6 +57,8 @@ class TreeRequest:
         files_from: the folder that the definition's ``source:`` files are relative to.
         sizes: bytes of the machine's partitions: ``root``, ``verity``, ``esp``.
         bootstrap_packages: installed by the bootstrap already, where that costs least.
+        digests: of each element, as planned; one that has none is taken as it is.
+        file_digests: the same for each file of the definition, by its ``source:``.
     """
 
     definition: ImageDefinition
@@ -68,6 +70,8 @@ class TreeRequest:
     files_from: Path
     sizes: Mapping[str, int]
     bootstrap_packages: Sequence[str] = field(default=())
+    digests: Mapping[str, str] = field(default_factory=dict)
+    file_digests: Mapping[str, str] = field(default_factory=dict)
 
 
 def create_tree(
@@ -93,7 +97,8 @@ def create_tree(
         The tar of the tree, and the folder of DIB's manifests.
 
     Raises:
-        BuildError: a hook failed; the message has its element, phase and last lines.
+        BuildError: a hook failed (the message has its element, phase and last lines), or what is
+            to be built is no longer what was planned.
         NetworkError: the package archive could not be reached.
         DiskFullError: the disk filled up.
         HostError: a tool is missing.
@@ -105,7 +110,7 @@ def create_tree(
             hint="Point RECAST_ARTIFACTS at a folder without spaces in its path.",
         )
     elements = scratch / "elements"
-    _copy_elements(request.elements, elements)
+    _copy_elements(request.elements, elements, request.digests)
     _write_definition_element(request, elements / "recast-image")
     out = scratch / "out"
     for folder in (out, scratch / "tmp", scratch / "cache"):
@@ -119,7 +124,8 @@ def create_tree(
         try:
             run(sandbox.argv(command), env=environment, log=lines, stop=stop, cwd=scratch)
         except CommandError as error:
-            raise explain(lines.lines, request.elements, error) from error
+            name = str(getattr(log, "name", ""))
+            raise explain(lines.lines, request.elements, error, log=name) from error
     return out / "tree.tar", out / "tree.d"
 
 
@@ -203,15 +209,27 @@ def _bootstrap_arguments(request: TreeRequest, scratch: Path) -> str:
     )
 
 
-def _copy_elements(elements: Mapping[str, Path], target: Path) -> None:
+def _copy_elements(
+    elements: Mapping[str, Path], target: Path, digests: Mapping[str, str] | None = None
+) -> None:
     """Copy what will run: an edit during the build cannot reach it any more."""
     for name, folder in elements.items():
         shutil.copytree(folder, target / name, symlinks=True)
+        if digests and name in digests and digest.of_folder(target / name) != digests[name]:
+            raise _changed(f"the element {name}")
         if name.startswith("recast-"):
             # A wheel may have lost the executable bit that DIB goes by.
             for hook in target.glob(f"{name}/*.d/*"):
                 if hook.is_file() and hook.parent.name != "environment.d":
                     hook.chmod(0o755)
+
+
+def _changed(what: str) -> BuildError:
+    # Its build key says what was planned: another content under it would be found again for ever.
+    return BuildError(
+        f"{what} has changed since this run was planned",
+        hint="Run it again: it is then planned, and built, as it is now.",
+    )
 
 
 def _write_definition_element(request: TreeRequest, folder: Path) -> None:
@@ -238,7 +256,10 @@ def _write_definition_element(request: TreeRequest, folder: Path) -> None:
         if entry.content is not None:
             source.write_text(entry.content)
         else:
-            shutil.copyfile(request.files_from / (entry.source or ""), source)
+            given = entry.source or ""
+            shutil.copyfile(request.files_from / given, source)
+            if request.file_digests.get(given, "") not in ("", digest.of_file(source)):
+                raise _changed(f"the file {given} of {definition.name}")
         target = shlex.quote(entry.path)
         copies.append(
             f'install -D --mode={shlex.quote(entry.mode)} "$here/file-{number}" {target}\n'

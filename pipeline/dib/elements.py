@@ -11,6 +11,7 @@ import importlib.util
 import logging
 import os
 import re
+import threading
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -35,6 +36,7 @@ PARENT = "recast-parent"
 
 _OPERATING_SYSTEM = "operating-system"
 _SETTLED = 2.0  # seconds; a file younger than this may change again without its stamp changing
+_QUIET = threading.Lock()
 _LIBRARY = "lib"  # diskimage-builder's own scripts, beside its elements
 
 
@@ -232,11 +234,12 @@ def _stamp(folder: Path) -> tuple[str, float]:
 def _quiet(name: str) -> Iterator[None]:
     """Keep a library's log off the terminal: what it warns of is meant here, or raised as well."""
     logger = logging.getLogger(name)
-    was, logger.disabled = logger.disabled, True
-    try:
-        yield
-    finally:
-        logger.disabled = was
+    with _QUIET:  # two builds may begin at once
+        was, logger.disabled = logger.disabled, True
+        try:
+            yield
+        finally:
+            logger.disabled = was
 
 
 @cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,8 @@ def tree_request(
     definition: ImageDefinition,
     *,
     project: Path,
-    named: Sequence[str],
+    elements: Mapping[str, str],
+    files: Mapping[str, str],
     settings: Settings,
     parent_tree: Path | None,
     sizes: Mapping[str, int],
@@ -32,7 +33,8 @@ def tree_request(
     Args:
         definition: the image, resolved.
         project: the folder that holds ``images/``.
-        named: see :func:`pipeline.dib.elements.effective_elements`.
+        elements: the digest of each element that takes part, as planned.
+        files: the digest of each file that the definition takes from its folder, as planned.
         settings: the project's settings.
         parent_tree: the parent's tar, or none.
         sizes: bytes of the machine's partitions: ``root``, ``verity``, ``esp``.
@@ -41,13 +43,13 @@ def tree_request(
         DefinitionError: an element is unknown or does not fit.
     """
     distribution, release = definition.distribution or "", definition.release or ""
-    found = expand(named, elements_path(project))
+    found = expand(tuple(elements), elements_path(project))
     chosen = mirrors(distribution, settings, own=definition.environment)
     lines = chosen.sources(release, components(distribution, definition.environment))
     return TreeRequest(
         definition=definition,
         elements=found,
-        named=named,
+        named=tuple(elements),
         sources=lines,
         environment={**chosen.environment(), **definition.environment},
         parent_tree=parent_tree,
@@ -57,6 +59,8 @@ def tree_request(
             *_packages(found[BASE], distribution, release),
             *definition.packages,
         ],
+        digests=elements,
+        file_digests=files,
     )
 
 
