@@ -20,7 +20,7 @@ from pipeline.errors import BootError, BuildError, TestError, UsageError
 from pipeline.files import write_atomically
 from pipeline.models.release import Failure, Release, TestVerdict
 from pipeline.providers.base import Booter, BootRequest, Machine
-from pipeline.releases import verdict_path
+from pipeline.releases import read_verdict, verdict_path
 from pipeline.testing import CHECKS, context, guest, junit, runner
 
 if TYPE_CHECKING:
@@ -51,6 +51,9 @@ class TestStage:
     def run(self, work: Work) -> Outcome:
         """Test the release on every provider that its definition names.
 
+        Where the very same tests have passed on this very root before, they are not run again,
+        unless ``work.force`` asks for it.
+
         Raises:
             TestError: a test failed, or none ran; the message names tests and assertions.
             BootError: the machine never came up, or stopped.
@@ -63,6 +66,13 @@ class TestStage:
         if release is None or folder is None:
             raise BuildError(f"{work.image} has no release to test", hint="Run `recast run` again.")
         chosen = [(name, self._provider(name)) for name in work.definition.tests.providers]
+        if not work.force:
+            passed = {name for name, _ in chosen if _has_passed(work, release, folder, name)}
+            for name in sorted(passed):
+                work.log.write(f"{release.name} has passed these tests on {name} before\n")
+            chosen = [(name, provider) for name, provider in chosen if name not in passed]
+            if not chosen:
+                return "cached"
         folders = _folders(work)
         problems: list[TestError] = []
         for name, provider in chosen:
@@ -86,6 +96,19 @@ class TestStage:
                 f"tests.providers names `{name}`, which cannot boot a disk here",
                 hint=f"Providers here: {known}.",
             ) from None
+
+
+def _has_passed(work: Work, release: Release, folder: Path, provider: str) -> bool:
+    """Is there a verdict of a pass, by these tests, of this root?"""
+    place = verdict_path(folder, release.name, provider)
+    if not place.is_file():
+        return False
+    try:
+        verdict = read_verdict(place)
+    except BuildError:
+        return False  # half a verdict is none; it is written anew
+    wanted = (True, release.root_hash, work.planned.tests_digest)
+    return (verdict.passed, verdict.root_hash, verdict.tests_digest) == wanted
 
 
 def _folders(work: Work) -> list[Path]:

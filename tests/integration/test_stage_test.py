@@ -13,7 +13,7 @@ import pytest
 
 from pipeline import digest
 from pipeline.command import Stop
-from pipeline.engine.stage import Work
+from pipeline.engine.stage import Outcome, Work
 from pipeline.errors import BootError, BuildError, HostError, Interrupted, TestError, UsageError
 from pipeline.models.image import ImageDefinition
 from pipeline.models.release import Part, TestVerdict
@@ -77,18 +77,32 @@ class Bench:
         (place / "image.yaml").write_text(definition)
         (place / "tests" / name).write_text(tests)
 
-    def test(self, fault: Fault | None = None, deadline: int = 5) -> TestVerdict:
+    def test(
+        self,
+        fault: Fault | None = None,
+        deadline: int = 5,
+        *,
+        force: bool = False,
+        tests_digest: str = "0" * 64,
+    ) -> TestVerdict:
         from pipeline.definitions import load_catalog
 
         definition = load_catalog(self.project / "images").resolved("web")
         tests = definition.tests.model_copy(update={"boot_deadline": deadline})
         self.booter = FakeBooter(self.release.root_hash, fault, name="qemu")
         with (self.run / "web.test.log").open("w") as log:
-            self._stage(definition.model_copy(update={"tests": tests}), log)
+            whole = definition.model_copy(update={"tests": tests})
+            self.outcome = self._stage(whole, log, force, tests_digest)
         return self.verdict()
 
-    def _stage(self, definition: ImageDefinition, log: Any) -> None:
-        planned = SimpleNamespace(image="web", tests_digest="0" * 64)
+    def _stage(
+        self,
+        definition: ImageDefinition,
+        log: Any,
+        force: bool = False,
+        tests_digest: str = "0" * 64,
+    ) -> Outcome:
+        planned = SimpleNamespace(image="web", tests_digest=tests_digest)
         work = Work(
             project=self.project,
             artifacts=self.project / "artifacts",
@@ -104,8 +118,9 @@ class Bench:
             release_dir=self.folder,
             release=self.release,
             report=self.said.append,
+            force=force,
         )
-        assert TestStage({"qemu": self.booter}).run(work) == "done"
+        return TestStage({"qemu": self.booter}).run(work)
 
     @property
     def place(self) -> Path:
@@ -129,6 +144,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
 
 def test_a_good_release_passes_and_is_recorded(bench: Bench) -> None:
     verdict = bench.test()
+    assert bench.outcome == "done"
     assert verdict.passed
     assert verdict.tests == 2, "the parent's test counts as well"
     assert verdict.root_hash == bench.release.root_hash
@@ -270,5 +286,43 @@ def test_an_old_pass_does_not_outlive_a_new_failure(bench: Bench) -> None:
     assert bench.test().passed
     bench.write("web", WEB, BAD)
     with pytest.raises(TestError):
-        bench.test()
+        bench.test(tests_digest="1" * 64)
     assert not bench.verdict().passed
+
+
+def test_what_has_passed_is_not_booted_again(bench: Bench) -> None:
+    first = bench.test()
+    assert bench.test() == first
+    assert bench.outcome == "cached"
+    assert bench.booter.machines == []
+
+
+def test_changed_tests_and_a_person_who_asks_boot_again(bench: Bench) -> None:
+    bench.test()
+    assert bench.test(tests_digest="1" * 64).tests_digest == "1" * 64
+    assert bench.outcome == "done"
+    bench.test(force=True, tests_digest="1" * 64)
+    assert bench.outcome == "done"
+    assert len(bench.booter.machines) == 1
+
+
+def test_a_failure_is_tried_again(bench: Bench) -> None:
+    bench.write("web", WEB, BAD)
+    with pytest.raises(TestError):
+        bench.test()
+    bench.write("web", WEB, GOOD)
+    assert bench.test().passed
+
+
+@pytest.mark.parametrize("damage", ["", "{}", '{"passed": true'])
+def test_half_a_verdict_is_none(damage: str, bench: Bench) -> None:
+    bench.place.write_text(damage)
+    assert bench.test().passed
+    assert bench.outcome == "done"
+
+
+def test_a_pass_of_another_root_is_none(bench: Bench) -> None:
+    passed = bench.test().model_copy(update={"root_hash": "1" * 64})
+    bench.place.write_text(passed.model_dump_json())
+    assert bench.test().root_hash == bench.release.root_hash
+    assert bench.outcome == "done"
