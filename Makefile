@@ -24,6 +24,9 @@ SYSTEM_PACKAGES := \
 	apt coreutils debian-archive-keyring debootstrap dosfstools fdisk git gpg gpg-agent mmdebstrap \
 	mtools openssh-client ovmf python3-venv qemu-system-x86 qemu-utils sudo tar util-linux xz-utils zstd
 
+# The disks of small trees are made with the host's own tools, and read with those of others.
+TEST_PACKAGES := cryptsetup-bin erofs-utils libc-bin
+
 .PHONY: help
 help: ## show this list
 	@printf 'Recast: infrastructure changes as tested golden images\n\n'
@@ -36,7 +39,8 @@ demo: system venv ## build, boot and test the sample images, and list their rele
 	$(AS_ROOT) $(BIN)/recast images
 
 .PHONY: test
-test: lint type ## everything that must hold: lint, types, and every test tier (real builds, real boots)
+test: SYSTEM_PACKAGES += $(TEST_PACKAGES)
+test: system lint type ## everything that must hold: lint, types, and every test tier (real builds, real boots)
 	$(AS_ROOT) $(BIN)/python -m pytest tests/unit tests/contract tests/integration tests/e2e
 
 .PHONY: test-unit

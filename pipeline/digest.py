@@ -7,6 +7,9 @@ import json
 import os
 import stat
 from pathlib import Path
+from typing import IO
+
+from pipeline.files import data_ranges
 
 _READ = 1 << 20
 
@@ -33,7 +36,25 @@ def of_file(path: Path) -> str:
         OSError: the file cannot be read.
     """
     with path.open("rb") as file:
+        info = os.fstat(file.fileno())
+        if info.st_blocks * 512 < info.st_size:
+            return _of_sparse(file, info.st_size)
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _of_sparse(file: IO[bytes], size: int) -> str:
+    """Hash holes without reading them: reading would fill the memory with pages of zeros."""
+    hasher = hashlib.sha256()
+    zeros, at = bytes(_READ), 0
+    for start, end in (*data_ranges(file.fileno()), (size, size)):
+        for hole in range(at, start, _READ):
+            hasher.update(zeros[: start - hole])
+        file.seek(start)
+        at = start
+        while at < end and (block := file.read(min(_READ, end - at))):
+            hasher.update(block)
+            at += len(block)
+    return hasher.hexdigest()
 
 
 def of_folder(folder: Path, *, ignore: frozenset[str] = frozenset({"__pycache__"})) -> str:

@@ -69,9 +69,25 @@ def explained(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        # shutil.Error is a list of errors, as text.
+        many = isinstance(error, shutil.Error) and os.strerror(errno.ENOSPC) in str(error)
+        if many or error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise disk_full(path) from error
         raise
+
+
+def data_ranges(handle: int) -> Iterator[tuple[int, int]]:
+    """Where an open file holds data, as (start, end) in bytes; what lies between is zeros."""
+    end, size = 0, os.fstat(handle).st_size
+    while end < size:
+        try:
+            start = os.lseek(handle, end, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # nothing but a hole is left
+                return
+            raise
+        end = os.lseek(handle, start, os.SEEK_HOLE)
+        yield start, end
 
 
 def disk_full(path: Path) -> DiskFullError:

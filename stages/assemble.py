@@ -147,6 +147,7 @@ def _manifest(
         above = Records(work.artifacts).find(work.planned.parent, record.components.parent or "")
         if above is not None and above.version:
             parent = release_name(above.image, above.version, work.definition.arch)
+    found = assemble.digests(parts, files)
     return Release(
         image=work.image,
         version=naming.version,
@@ -162,7 +163,7 @@ def _manifest(
         parts={
             role: Part(
                 file=naming.name + _SUFFIXES[role],
-                digest=digest.of_file(file),
+                digest=found[role],
                 size=file.stat().st_size,
             )
             for role, file in files.items()

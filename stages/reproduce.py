@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-from pipeline import digest
 from pipeline.dib.create import create_tree
 from pipeline.dib.request import tree_request
 from pipeline.disk import assemble, compare
@@ -93,7 +92,7 @@ class ReproduceStage:
             log=work.log,
             stop=work.stop,
         )
-        return {role: digest.of_file(file) for role, file in files.items()}
+        return assemble.digests(parts, files)
 
     def _differences(self, work: Work, tar: Path, scratch: Path) -> list[str]:
         work.progress("finding the files that differ")

@@ -1,5 +1,5 @@
 """A root tree becomes deterministic images, in user space: tree, erofs, verity, uki, gpt."""
 
-FORMAT = 1
+FORMAT = 2
 """How trees become disks. Raised when equal trees come out as other bytes than before: every image
 is then built again."""

@@ -6,17 +6,20 @@ and its hash know nothing of commits and versions; the UKI and the disk carry th
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from pipeline import digest
-from pipeline.command import Stop, run
+from pipeline.command import CommandError, Stop, run
 from pipeline.disk import erofs, gpt, tree, uki, verity
+from pipeline.disk.rooted import resolve
 from pipeline.errors import BudgetError, BuildError
-from pipeline.files import explained, format_size
+from pipeline.files import disk_full, explained, format_size, free_space
 
 KERNEL_ARGUMENTS = (
     "systemd.volatile=overlay",
@@ -30,7 +33,9 @@ KERNEL_ARGUMENTS = (
 _STUB = "usr/lib/systemd/boot/efi/linuxx64.efi.stub"
 _BOOT_LOADER = "usr/lib/systemd/boot/efi/systemd-bootx64.efi"
 _INITRD = "boot/recast/initrd"
+_OS_RELEASE = "usr/lib/os-release"
 _LARGEST = 6
+_NO_ROOM = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,7 @@ class RootParts:
         root: the EROFS.
         verity: its hash tree.
         root_hash: 64 hexadecimal digits.
+        root_digest: of the EROFS.
         kernel, initrd, os_release: what goes into the UKI.
     """
 
@@ -71,6 +77,7 @@ class RootParts:
     root: Path
     verity: Path
     root_hash: str
+    root_digest: str
     kernel: bytes
     initrd: bytes
     os_release: str
@@ -78,12 +85,12 @@ class RootParts:
     @property
     def boot_loader(self) -> Path:
         """systemd-boot, as the image's own systemd has it."""
-        return self.tree / _BOOT_LOADER
+        return resolve(self.tree, _BOOT_LOADER)
 
     @property
     def stub(self) -> Path:
         """The EFI stub that a UKI starts with."""
-        return self.tree / _STUB
+        return resolve(self.tree, _STUB)
 
     def boot_digest(self, arguments: Sequence[str]) -> str:
         """Digest of all that boots, without the release's name: equal ones need no reboot."""
@@ -117,13 +124,14 @@ def make_root(
         BuildError: the tree has no kernel, initrd, or boot loader.
     """
     root = folder / "tree"
-    with explained(folder):
+    with _room(folder):
         tree.unpack(tar, root, log=log, stop=stop)
         kernel = _kernel(root)
         initrd = _needed(root, _INITRD).read_bytes()
         tree.normalise(root)
         for name in (_STUB, _BOOT_LOADER):
             _needed(root, name)
+        os_release = _needed(root, _OS_RELEASE).read_text(encoding="utf-8")
         filesystem, hashes = folder / "root.erofs", folder / "root.verity"
         erofs.make_erofs(root, filesystem, label=image, log=log, stop=stop)
         size = filesystem.stat().st_size
@@ -134,10 +142,19 @@ def make_root(
                 hint=f"Take something out, or raise `budget: root:` in images/{image}/image.yaml "
                 "(machines in the field have slots of the old size).",
             )
-        root_hash = verity.make_verity(root, filesystem, hashes, stop=stop)
-    log.write(f"root hash {root_hash}, {format_size(size)}\n")
-    os_release = (root / "usr/lib/os-release").read_text()
-    return RootParts(folder, root, filesystem, hashes, root_hash, kernel, initrd, os_release)
+        found = verity.make_verity(root, filesystem, hashes, stop=stop)
+    log.write(f"root hash {found.root_hash}, {format_size(size)}\n")
+    return RootParts(
+        folder=folder,
+        tree=root,
+        root=filesystem,
+        verity=hashes,
+        root_hash=found.root_hash,
+        root_digest=found.content,
+        kernel=kernel,
+        initrd=initrd,
+        os_release=os_release,
+    )
 
 
 @dataclass(frozen=True)
@@ -200,7 +217,7 @@ def make_boot_files(
         )
     boot = parts.folder / "uki.efi"
     disk = parts.folder / "disk.raw"
-    with explained(parts.folder):
+    with _room(parts.folder):
         boot.write_bytes(image)
         wanted = gpt.DiskParts(
             root=parts.root,
@@ -217,22 +234,58 @@ def make_boot_files(
 
 
 def make_qcow2(disk: Path, target: Path, *, log: IO[str], stop: Stop | None = None) -> None:
-    """The same disk bytes in a compressed container."""
-    argv = ["qemu-img", "convert", "-q", "-c", "-f", "raw", "-O", "qcow2", str(disk), str(target)]
-    run(argv, log=log, stop=stop)
+    """The same disk bytes in a compressed container.
+
+    Raises:
+        CommandError: qemu-img failed.
+        DiskFullError: no space is left.
+    """
+    options = ["-c", "-o", "compression_type=zstd", "-m", "8", "-f", "raw", "-O", "qcow2"]
+    with _room(target):
+        run(["qemu-img", "convert", "-q", *options, str(disk), str(target)], log=log, stop=stop)
+
+
+def digests(parts: RootParts, files: Mapping[str, Path]) -> dict[str, str]:
+    """The digest of each of a release's files, by role.
+
+    The last step: the unpacked tree, which nothing needs any more, is removed meanwhile.
+    """
+    with ThreadPoolExecutor(max_workers=3) as pool:
+        removed = pool.submit(shutil.rmtree, parts.tree)
+        wanted = {role: file for role, file in files.items() if role != "root"}
+        found = dict(zip(wanted, pool.map(digest.of_file, wanted.values()), strict=True))
+        removed.result()
+    return {role: found.get(role, parts.root_digest) for role in files}
+
+
+@contextlib.contextmanager
+def _room(path: Path) -> Iterator[None]:
+    """Turn "no space left" of ours and of a tool into a DiskFullError that names *path*."""
+    try:
+        with explained(path):
+            yield
+    except CommandError as error:
+        told = any("No space left on device" in line for line in error.tail)
+        if told or free_space(path) < _NO_ROOM:  # mkfs.vfat does not say why it failed
+            raise disk_full(path) from error
+        raise
 
 
 def _kernel(root: Path) -> bytes:
-    kernels = sorted((root / "boot").glob("vmlinuz-*"))
+    kernels = sorted(resolve(root, "boot").glob("vmlinuz-*"))
     if len(kernels) != 1:
         names = ", ".join(path.name for path in kernels) or "none"
-        raise BuildError(f"an image has one kernel in /boot, this tree has: {names}")
-    return kernels[0].read_bytes()
+        raise BuildError(
+            f"an image has one kernel in /boot, this tree has: {names}",
+            hint="The element recast-base installs one; look in `packages:` and in the image's "
+            "elements for what adds another or removes it.",
+        )
+    return _needed(root, f"boot/{kernels[0].name}").read_bytes()
 
 
 def _needed(root: Path, name: str) -> Path:
-    path = root / name
-    if not path.exists():
+    path = resolve(root, name)
+    if not path.is_file():
         raise BuildError(
             f"the tree has no /{name}",
             hint="The element recast-base brings it; see the log of the build stage.",
@@ -243,14 +296,9 @@ def _needed(root: Path, name: str) -> Path:
 def _largest(root: Path) -> str:
     """The largest folders two levels down, for a person to see what to take out."""
     sizes = []
-    for folder in (p for top in root.iterdir() if top.is_dir() for p in top.iterdir()):
-        if folder.is_dir() and not folder.is_symlink():
-            size = sum(f.lstat().st_size for f in folder.rglob("*") if f.is_file())
+    for top in (path for path in root.iterdir() if not path.is_symlink() and path.is_dir()):
+        for folder in (p for p in top.iterdir() if not p.is_symlink() and p.is_dir()):
+            size = sum(path.lstat().st_size for path in folder.rglob("*"))
             sizes.append((size, folder.relative_to(root).as_posix()))
     largest = sorted(sizes, reverse=True)[:_LARGEST]
     return "\n".join(f"    {format_size(size):>9}  {name}" for size, name in largest)
-
-
-def discard(parts: RootParts) -> None:
-    """Remove the unpacked tree; the files stay."""
-    shutil.rmtree(parts.tree)

@@ -19,8 +19,11 @@ def trees(left: Path, right: Path) -> list[str]:
     found = [f"{name}: only in the first build" for name in ours.keys() - theirs.keys()]
     found += [f"{name}: only in the second build" for name in theirs.keys() - ours.keys()]
     for name in ours.keys() & theirs.keys():
-        if what := _difference(left / name, right / name):
-            found.append(f"{name}: {what}")
+        differing = _differences(left / name, right / name)
+        if ours[name] != theirs[name]:
+            differing.append("hard links")
+        if differing:
+            found.append(f"{name}: {', '.join(differing)}")
     return sorted(found)
 
 
@@ -37,50 +40,72 @@ def initrds(left: bytes, right: bytes) -> list[str]:
     return sorted(found)
 
 
-def _entries(root: Path) -> dict[str, None]:
-    found: dict[str, None] = {}
+def _entries(root: Path) -> dict[str, tuple[str, ...]]:
+    """Every path in a tree, the tree itself included, with all names of the same file."""
+    names: dict[tuple[int, int], list[str]] = {}
     for parent, folders, files in os.walk(root):
-        for name in (*folders, *files):
-            found[(Path(parent) / name).relative_to(root).as_posix()] = None
-    return found
+        for name in (".", *folders, *files) if parent == str(root) else (*folders, *files):
+            path = Path(parent) / name
+            info = path.lstat()
+            relative = path.relative_to(root).as_posix()
+            names.setdefault((info.st_dev, info.st_ino), []).append(relative)
+    return {name: tuple(sorted(same)) for same in names.values() for name in same}
 
 
-def _difference(left: Path, right: Path) -> str:
+def _differences(left: Path, right: Path) -> list[str]:
     ours, theirs = left.lstat(), right.lstat()
     if stat.S_IFMT(ours.st_mode) != stat.S_IFMT(theirs.st_mode):
-        return "kind"
-    if stat.S_ISLNK(ours.st_mode):
-        return "target" if os.readlink(left) != os.readlink(right) else ""
-    differing = []
-    for what, attribute in (("mode", "st_mode"), ("owner", "st_uid"), ("group", "st_gid")):
-        if getattr(ours, attribute) != getattr(theirs, attribute):
-            differing.append(what)
-    if stat.S_ISREG(ours.st_mode):
-        same = ours.st_size == theirs.st_size and digest.of_file(left) == digest.of_file(right)
-        if not same:
-            differing.append("content")
-        if ours.st_nlink != theirs.st_nlink:
-            differing.append("hard links")
+        return ["kind"]
+    attributes = (("mode", "st_mode"), ("owner", "st_uid"), ("group", "st_gid"))
+    differing = [what for what, name in attributes if getattr(ours, name) != getattr(theirs, name)]
+    if stat.S_ISLNK(ours.st_mode) and os.readlink(left) != os.readlink(right):
+        differing.append("target")
+    if stat.S_ISREG(ours.st_mode) and (
+        ours.st_size != theirs.st_size or digest.of_file(left) != digest.of_file(right)
+    ):
+        differing.append("content")
+    if ours.st_rdev != theirs.st_rdev:
+        differing.append("device")
     if _attributes(left) != _attributes(right):
         differing.append("extended attributes")
-    return ", ".join(differing)
+    return differing
 
 
 def _attributes(path: Path) -> dict[str, bytes]:
-    return {name: os.getxattr(path, name) for name in os.listxattr(path)}
+    names = os.listxattr(path, follow_symlinks=False)
+    return {name: os.getxattr(path, name, follow_symlinks=False) for name in names}
 
 
 def _members(archive: bytes) -> Iterator[tuple[str, tuple[bytes, bytes]]]:
+    """Name, header and content of each member, of all the archives that follow one another.
+
+    Ends at what is no plain archive: it has no members to name.
+    """
     at = 0
     while archive[at : at + 6] in (b"070701", b"070702"):
         header = archive[at : at + _HEADER]
-        size, name_size = int(header[54:62], 16), int(header[94:102], 16)
-        name = archive[at + _HEADER : at + _HEADER + name_size - 1].decode(errors="replace")
-        if name == _TRAILER:
+        try:
+            size, name_size = _number(header[54:62]), _number(header[94:102])
+        except ValueError:
             return
+        name = archive[at + _HEADER : at + _HEADER + name_size - 1].decode(errors="replace")
         start = _up(at + _HEADER + name_size)
-        yield name, (header, archive[start : start + size])
         at = _up(start + size)
+        if name == _TRAILER:
+            at = _after_zeros(archive, at)
+        else:
+            yield name, (header, archive[start : start + size])
+
+
+def _after_zeros(archive: bytes, at: int) -> int:
+    """Early microcode and the rest are two archives with padding between them."""
+    while at < len(archive) and not any(archive[at : at + 4]):
+        at += 4
+    return at
+
+
+def _number(field: bytes) -> int:
+    return int.from_bytes(bytes.fromhex(field.decode()))
 
 
 def _up(value: int) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import IO
 
 from pipeline.command import Stop, run
-from pipeline.disk.tree import EPOCH, program
+from pipeline.disk.tree import ENVIRONMENT, EPOCH, program
 
 BLOCK = 4096
 
@@ -35,8 +35,11 @@ def make_erofs(
         CommandError: mkfs.erofs failed.
         BuildError: the tree has no mkfs.erofs.
     """
-    options = ["-T", str(EPOCH), "-U", str(derived_uuid("erofs", label)), "-E", "noinline_data"]
-    run([*program(root, "mkfs.erofs"), *options, str(image), str(root)], log=log, stop=stop)
+    # Quiet: it would print a line for each file. No SOURCE_DATE_EPOCH in the environment: with it
+    # -T would only be a ceiling, and files older than that would keep their times.
+    options = ["--quiet", "-T", str(EPOCH), "-U", str(derived_uuid("erofs", label))]
+    argv = [*program(root, "mkfs.erofs"), *options, "-E", "noinline_data", str(image), str(root)]
+    run(argv, env=ENVIRONMENT, log=log, stop=stop)
     # dm-verity hashes whole blocks.
     size = image.stat().st_size
     if size % BLOCK:

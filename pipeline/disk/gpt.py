@@ -15,8 +15,8 @@ from typing import IO
 
 from pipeline.command import Stop, run
 from pipeline.disk.erofs import derived_uuid
-from pipeline.disk.tree import EPOCH
-from pipeline.files import explained
+from pipeline.disk.tree import ENVIRONMENT, EPOCH
+from pipeline.files import data_ranges, explained
 
 ESP = "c12a7328-f81f-11d2-ba4b-00a0c93ec93b"
 ROOT_X86_64 = "4f68bce3-e8cd-4db1-96e7-fbcaf984b709"
@@ -29,7 +29,6 @@ TRIES = 3
 
 _READ_ONLY = 60  # GPT attribute bit of the specification
 _LABEL = 36  # UTF-16 units in a GPT name
-_COPY = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ def make_disk(
         with disk.open("wb") as file:
             file.truncate(at + ALIGNMENT)
         argv = ["sfdisk", "--quiet", "--no-reread", "--no-tell-kernel", str(disk)]
-        run(argv, input=script.encode(), log=log, stop=stop)
+        run(argv, env=ENVIRONMENT, input=script.encode(), log=log, stop=stop)
         with disk.open("r+b") as file:
             for role, source in (("esp", esp), ("root", parts.root), ("verity", parts.verity)):
                 _copy_sparse(source, file, starts[role])
@@ -103,7 +102,7 @@ def make_esp(
     parts: DiskParts, esp: Path, *, scratch: Path, log: IO[str], stop: Stop | None = None
 ) -> None:
     """The EFI system partition: a FAT with the boot loader, and the UKI under its boot counter."""
-    environment = {**os.environ, "SOURCE_DATE_EPOCH": str(EPOCH), "TZ": "UTC", "LC_ALL": "C"}
+    environment = {**ENVIRONMENT, "SOURCE_DATE_EPOCH": str(EPOCH)}
     staged = scratch / "esp"
     (staged / "loader").mkdir(parents=True)
     # No menu, no editor: what a machine boots is decided by what is on it.
@@ -127,12 +126,9 @@ def make_esp(
 
 
 def _copy_sparse(source: Path, disk: IO[bytes], start: int) -> None:
-    """Copy the parts of *source* that hold data, and leave holes for zeros."""
-    zeros = bytes(_COPY)
+    """Copy the parts of *source* that hold data, inside the kernel; holes stay holes."""
     with source.open("rb") as file:
-        at = start
-        while block := file.read(_COPY):
-            if block != zeros[: len(block)]:
-                disk.seek(at)
-                disk.write(block)
-            at += len(block)
+        for at, end in data_ranges(file.fileno()):
+            os.lseek(disk.fileno(), start + at, os.SEEK_SET)
+            while at < end:
+                at += os.sendfile(disk.fileno(), file.fileno(), at, end - at)

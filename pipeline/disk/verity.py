@@ -7,18 +7,32 @@ blocks. Salt and UUID are functions of the data, so the hash is too.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import digest
 from pipeline.command import Stop, run
 from pipeline.disk.erofs import BLOCK, derived_uuid
-from pipeline.disk.tree import program
+from pipeline.disk.tree import ENVIRONMENT, program
 from pipeline.errors import BuildError
 
 _HASH = 32
 
 
-def make_verity(root: Path, data: Path, tree: Path, *, stop: Stop | None = None) -> str:
+@dataclass(frozen=True)
+class Hashes:
+    """What is known of a root image.
+
+    Attributes:
+        root_hash: 64 hexadecimal digits.
+        content: its digest.
+    """
+
+    root_hash: str
+    content: str
+
+
+def make_verity(root: Path, data: Path, tree: Path, *, stop: Stop | None = None) -> Hashes:
     """Write the hash tree of *data* to *tree*.
 
     Args:
@@ -26,9 +40,6 @@ def make_verity(root: Path, data: Path, tree: Path, *, stop: Stop | None = None)
         data: the root image.
         tree: the file to write: superblock and hash tree.
         stop: ends it when set.
-
-    Returns:
-        The root hash, 64 hexadecimal digits.
 
     Raises:
         CommandError: veritysetup failed.
@@ -39,11 +50,11 @@ def make_verity(root: Path, data: Path, tree: Path, *, stop: Stop | None = None)
     argv = [*program(root, "veritysetup"), "format", str(data), str(tree)]
     argv += ["--hash", "sha256", "--data-block-size", str(BLOCK), "--hash-block-size", str(BLOCK)]
     argv += ["--salt", salt, "--uuid", str(derived_uuid("verity", content))]
-    printed = run(argv, stop=stop).stdout
+    printed = run(argv, env=ENVIRONMENT, stop=stop).stdout
     match = re.search(r"Root hash:\s*([0-9a-f]{64})\b", printed)
     if match is None:
         raise BuildError(f"veritysetup printed no root hash:\n{printed}")
-    return match[1]
+    return Hashes(match[1], content)
 
 
 def tree_size(data_size: int) -> int:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import digest
+from pipeline import digest, files
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
@@ -132,3 +132,31 @@ def test_content_cannot_pass_for_a_name(tmp_path: Path) -> None:
     (two / f"a {digest.of_bytes(b'1')}\nf- b").write_text("2")
     (two / "b").write_text("2")
     assert digest.of_folder(one) != digest.of_folder(two)
+
+
+@given(
+    pieces=st.lists(st.tuples(st.integers(0, 40), st.integers(0, 9000)), max_size=6),
+    tail=st.integers(0, 9),
+)
+def test_a_file_with_holes_has_the_digest_of_its_bytes(
+    pieces: list[tuple[int, int]], tail: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("sparse") / "disk.raw"
+    with path.open("wb") as file:
+        for gap, size in pieces:
+            file.seek(gap * 65_536, os.SEEK_CUR)
+            file.write(b"x" * size)
+        file.truncate(file.tell() + tail * 1_000_003)
+    assert digest.of_file(path) == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_data_lies_where_a_sparse_file_says(tmp_path: Path) -> None:
+    path = tmp_path / "disk.raw"
+    with path.open("w+b") as file:
+        file.truncate(8 << 20)
+        file.seek(4 << 20)
+        file.write(b"x" * 4096)
+        file.flush()
+        assert list(files.data_ranges(file.fileno())) == [(4 << 20, (4 << 20) + 4096)]
+        file.truncate(0)
+        assert list(files.data_ranges(file.fileno())) == []
