@@ -7,27 +7,26 @@ an environment made from nothing, and with a package cache that two builds may s
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
 import shlex
 import shutil
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
 from pipeline import digest, sandbox
 from pipeline.command import CommandError, Stop, run
+from pipeline.dib.package_cache import given_back, lend, lent
 from pipeline.dib.transcript import Transcript, explain
 from pipeline.errors import BuildError, HostError
+from pipeline.files import explained
 from pipeline.models.image import ImageDefinition
 
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
-_PACKAGE_CACHE_DAYS = 30
 
 # What DIB's own hooks install one by one after the bootstrap; in the bootstrap it costs less.
 _BOOTSTRAP_PACKAGES = (
@@ -109,18 +108,20 @@ def create_tree(
             f"diskimage-builder cannot work below a path with spaces: {scratch}",
             hint="Point RECAST_ARTIFACTS at a folder without spaces in its path.",
         )
-    elements = scratch / "elements"
-    _copy_elements(request.elements, elements, request.digests)
-    _write_definition_element(request, elements / "recast-image")
-    out = scratch / "out"
-    for folder in (out, scratch / "tmp", scratch / "cache"):
-        folder.mkdir(parents=True)
-    environment = _environment(request, scratch, elements)
+    with explained(scratch):
+        elements = scratch / "elements"
+        _copy_elements(request.elements, elements, request.digests)
+        _write_definition_element(request, elements / "recast-image")
+        out = scratch / "out"
+        for folder in (out, scratch / "tmp", scratch / "cache"):
+            folder.mkdir(parents=True)
+        environment = _environment(request, scratch, elements)
     command = [sys.executable, str(Path(sys.executable).with_name("disk-image-create"))]
     command += ["-n", "-a", request.definition.arch, "-o", str(out / "tree"), "-t", "tar"]
     command += [*request.named, "recast-image"]
     lines = Transcript(log, progress)
-    with _packages(package_cache, scratch / "cache", request.definition.distribution or ""):
+    distribution = request.definition.distribution or ""
+    with lend(package_cache, scratch / "cache", distribution):
         try:
             run(sandbox.argv(command), env=environment, log=lines, stop=stop, cwd=scratch)
         except CommandError as error:
@@ -176,7 +177,8 @@ def _bootstrap_arguments(request: TreeRequest, scratch: Path) -> str:
     setup = scratch / "bootstrap-setup"
     signed = f"[signed-by={_KEYRING}] " if _KEYRING.exists() else ""
     sources = "\n".join(line.replace("deb ", f"deb {signed}", 1) for line in request.sources)
-    cache = scratch / "cache" / "apt" / (request.definition.distribution or "")
+    own = scratch / "cache"
+    cache, back = lent(own, request.definition.distribution or ""), given_back(own)
     diverted = ("/usr/sbin/depmod", "/usr/bin/dracut")
     names = [name for tool in diverted for name in (tool, tool.removeprefix("/usr"))]
     diversions = "".join(f"{name}\n{name}.recast\n:\n" for name in names)
@@ -197,7 +199,7 @@ def _bootstrap_arguments(request: TreeRequest, scratch: Path) -> str:
     keep.write_text(
         "#!/bin/sh\nset -eu\n"
         'find "$1/var/cache/apt/archives" -maxdepth 1 -name "*.deb" '
-        f"-exec cp -n -t {cache} {{}} +\n"
+        f"-exec cp -n -t {back} {{}} +\n"
     )
     for hook in (setup, keep):
         hook.chmod(0o755)
@@ -276,27 +278,3 @@ def _write_definition_element(request: TreeRequest, folder: Path) -> None:
         '#!/bin/bash\nset -eu\nhere="$(dirname "$0")/../recast-image"\n' + "".join(copies)
     )
     script.chmod(0o755)
-
-
-@contextlib.contextmanager
-def _packages(shared: Path, own: Path, distribution: str) -> Iterator[None]:
-    """Lend the shared package cache to one build: hard links in, new packages out.
-
-    apt locks the folder it downloads to, so two builds cannot have one; links cost nothing.
-    """
-    kept = shared / "apt" / distribution
-    lent = own / "apt" / distribution
-    kept.mkdir(parents=True, exist_ok=True)
-    lent.mkdir(parents=True)
-    for package in kept.glob("*.deb"):
-        with contextlib.suppress(FileNotFoundError):
-            os.link(package, lent / package.name)
-    yield
-    oldest = time.time() - _PACKAGE_CACHE_DAYS * 86400
-    for package in lent.glob("*.deb"):
-        with contextlib.suppress(FileExistsError):
-            os.link(package, kept / package.name)
-    for package in kept.glob("*.deb"):
-        with contextlib.suppress(FileNotFoundError):
-            if package.stat().st_mtime < oldest and package.stat().st_nlink == 1:
-                package.unlink()

@@ -37,6 +37,13 @@ PARENT = "recast-parent"
 _OPERATING_SYSTEM = "operating-system"
 _SETTLED = 2.0  # seconds; a file younger than this may change again without its stamp changing
 _QUIET = threading.Lock()
+# The folders whose files are run, and which names of files in them (see DIB's dib-run-parts).
+_PHASES = frozenset(
+    f"{phase}.d"
+    for phase in "root extra-data pre-install install post-install post-root block-device "
+    "pre-finalise finalise cleanup".split()
+)
+_RUN = re.compile(r"[0-9A-Za-z_-]+")
 _LIBRARY = "lib"  # diskimage-builder's own scripts, beside its elements
 
 
@@ -115,6 +122,37 @@ def expand(names: Sequence[str], path: list[Path]) -> dict[str, Path]:
             f"known are: {', '.join(_minimal(path))}.",
         ) from error
     return {name: Path(folder) for name, folder in sorted(found)}
+
+
+def check_hooks(elements: Mapping[str, Path], own: Path) -> None:
+    """Refuse hooks that diskimage-builder would pass over in silence.
+
+    Args:
+        elements: see :func:`expand`.
+        own: the project's folder of elements; those of others are not looked at.
+
+    Raises:
+        DefinitionError: a hook is not executable.
+    """
+    own = own.resolve()
+    idle = [
+        hook.relative_to(own.parent.parent).as_posix()
+        for folder in elements.values()
+        if folder.parent == own
+        for hook in sorted(folder.glob("*.d/[0-9]*"))
+        if hook.parent.name in _PHASES and hook.is_file() and not os.access(hook, os.X_OK)
+        if _RUN.fullmatch(hook.name)
+    ]
+    if idle:
+        is_not = "is not executable" if len(idle) == 1 else "are not executable"
+        raise DefinitionError(
+            f"{', '.join(idle)} {is_not}: diskimage-builder would pass over {_them(idle)}",
+            hint=f"Run `chmod +x {' '.join(idle)}`, and commit that.",
+        )
+
+
+def _them(things: Sequence[str]) -> str:
+    return "it" if len(things) == 1 else "them"
 
 
 def digests(elements: Mapping[str, Path], memo: Path | None = None) -> dict[str, str]:

@@ -18,7 +18,7 @@ _NETWORK = re.compile(
     r"Temporary failure resolving|Could not resolve|Could not connect|Connection timed out"
     r"|Connection refused|Unable to connect to|Connection failed|Failed to fetch"
 )
-_FULL = re.compile(r"No space left on device")
+_FULL = re.compile(r"No space left on device|^tar: .*: Wrote only \d+ of \d+ bytes")
 _NO_PACKAGE = re.compile(r"E: (?:Unable to locate package|Couldn't find any package by \S+) (\S+)")
 _NOISE = re.compile(
     r"^dib-run-parts (-+ |-+$|$|Target|Script|\S+ +[\d.]+$|Sourcing)|^Unmount |^\+"

@@ -153,15 +153,18 @@ def elements_of(catalog: Catalog, name: str, path: list[Path]) -> dict[str, Path
         path: see :func:`pipeline.dib.elements.elements_path`.
 
     Raises:
-        DefinitionError: an element is unknown or does not fit; names the image.
+        DefinitionError: an element is unknown or does not fit (names the image), or has a hook
+            that would not run.
     """
     try:
-        return elements.expand(named_elements(catalog, name), path)
+        found = elements.expand(named_elements(catalog, name), path)
     except DefinitionError as error:
         raise DefinitionError(
             f"images/{catalog.folders[name].name}/image.yaml: elements: {error.message}",
             hint=error.hint,
         ) from error
+    elements.check_hooks(found, catalog.folders[name].parent / "elements")
+    return found
 
 
 def named_elements(catalog: Catalog, name: str) -> list[str]:

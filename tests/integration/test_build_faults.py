@@ -76,6 +76,22 @@ def test_two_elements_with_the_same_hook_are_both_named(toys: ToyProject) -> Non
     assert "rename one of them" in ended.out
 
 
+def test_a_hook_that_would_be_passed_over_is_refused_by_the_plan(toys: ToyProject) -> None:
+    toys.image("toy-base", elements=["site"])
+    toys.file("site", "install.d/50-site", "#!/bin/sh\n")
+    toys.file("site", "install.d/README.md", "No hook.\n")
+    toys.file("site", "environment.d/10-site", "export DIB_SITE=1\n")
+    ended = toys.run("plan")
+    assert ended.code == 3, ended
+    assert ended.err == (
+        "recast: error: images/elements/site/install.d/50-site is not executable: "
+        "diskimage-builder would pass over it\n"
+        "hint: Run `chmod +x images/elements/site/install.d/50-site`, and commit that.\n"
+    )
+    toys.hook("site", "install.d/50-site", "true\n")
+    assert toys.run("plan").code == 0
+
+
 @pytest.fixture
 def unreachable(toys: ToyProject) -> ToyProject:
     """A project of a real Debian image, whose mirror does not answer."""

@@ -73,6 +73,8 @@ def project(tmp_path: Path, offered: DebianArchive, monkeypatch: pytest.MonkeyPa
         path = folder / "images" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
+        if text.startswith("#!"):
+            path.chmod(0o755)
     commit(folder, "first")
     monkeypatch.setenv("RECAST_PROJECT", str(folder))
     monkeypatch.setenv("COLUMNS", "80")

@@ -179,6 +179,7 @@ def test_a_refused_connection_long_before_the_end_is_not_the_cause() -> None:
     [
         "dpkg: error: failed to write (No space left on device)",
         "tar: ./usr/bin/x: Cannot write: No space left on device",
+        "tar: /store/work/r.1/web/build/out/tree.tar: Wrote only 4096 of 10240 bytes",
     ],
 )
 def test_a_full_disk_is_told_as_that_even_when_the_network_is_blamed_as_well(line: str) -> None:
