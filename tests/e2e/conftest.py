@@ -1,0 +1,93 @@
+"""What the tests with real builds and real machines share.
+
+They run the wheel, installed in an environment of its own, on a project that has nothing but
+``images/``. Its store is kept in ``artifacts/e2e/store`` from one session to the next: what is
+built and tested there is cached by its key, so only a clean clone, or a change, costs all of it.
+Tests that change something work on copies.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.files import locked
+from tests.e2e import harness
+from tests.e2e.harness import Bench, Ended
+
+collect_ignore = ["images"]  # tests of images run on a machine
+
+_TEST_SECONDS = 3600  # the first run's, on a busy machine
+
+IMAGES = ("bookworm", "edge-base", "edge-web")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.timeout(_TEST_SECONDS))
+
+
+@pytest.fixture(scope="session")
+def e2e() -> Iterator[Path]:
+    """``artifacts/e2e``, for this session alone; nothing of ours may outlive the session."""
+    folder = harness.ROOT / "artifacts" / "e2e"
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder / ".lock", what="the end-to-end tests of this checkout"):
+        yield folder
+        left = harness.settled(folder)
+        assert left == [], "left behind:\n" + "\n".join(left)
+
+
+@pytest.fixture(scope="session")
+def scratch(e2e: Path) -> Iterator[Path]:
+    """A folder beside the store, so that copies are links."""
+    folder = e2e / "scratch"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def bench(e2e: Path, scratch: Path) -> Bench:
+    """The project with the three images, its store, and the installed wheel."""
+    (scratch / "wheel").mkdir()
+    (scratch / "project").mkdir()
+    made = Bench(
+        harness.install_wheel(scratch / "wheel"),
+        harness.make_project(scratch / "project"),
+        e2e / "store",
+    )
+    made.commit("The first images")
+    return made
+
+
+@pytest.fixture(scope="session")
+def first_run(bench: Bench) -> Ended:
+    """``recast run`` over all images: from nothing on a clean clone, else from what is there."""
+    ended = bench.run("run", code=None)
+    if ended.code:
+        # Later sessions would find the cause; this one has nothing to test.
+        pytest.fail(f"the first run failed, and nothing else can be tested\n{ended}", pytrace=False)
+    harness.prune(bench.store)
+    return ended
+
+
+@pytest.fixture
+def copy(bench: Bench, first_run: Ended, scratch: Path, tmp_path: Path) -> Iterator[Bench]:
+    """The project and its store after the first run, to change."""
+    folder = scratch / tmp_path.name
+    folder.mkdir()
+    yield bench.copy(folder)
+    assert harness.settled(folder) == []
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def built_disk(bench: Bench, first_run: Ended) -> Path:
+    """A disk that boots: edge-base's."""
+    return bench.part("edge-base", "disk")
