@@ -19,9 +19,10 @@ AS_ROOT := $(if $(SUDO),$(SUDO) --preserve-env=RECAST_ARTIFACTS$(comma)RECAST_PR
 comma := ,
 
 # The one list of host packages: what the programs in pipeline.command.PACKAGES come from, and
-# what is needed besides programs (firmware, keys). A unit test compares the two.
+# what is needed besides programs (firmware, keys; cryptsetup-bin and erofs-utils, of which tests
+# make trees). A unit test compares the two.
 SYSTEM_PACKAGES := \
-	apt coreutils debian-archive-keyring debootstrap dosfstools fdisk git gpg gpg-agent mmdebstrap \
+	apt coreutils cryptsetup-bin debian-archive-keyring debootstrap dosfstools erofs-utils fdisk git gpg gpg-agent mmdebstrap \
 	mtools openssh-client ovmf python3-venv qemu-system-x86 qemu-utils sudo tar util-linux xz-utils zstd
 
 # The disks of small trees are made with the host's own tools, and read with those of others.
