@@ -14,9 +14,12 @@ def test_passwords_do_not_open_ssh(host):
     assert "permitrootlogin without-password" in settings
 
 
-def test_the_journal_is_kept(host):
+def test_the_journal_is_kept_under_the_id_that_this_machine_keeps(host):
     assert host.mount_point("/var/log/journal").exists
-    assert host.check_output("ls /var/log/journal")
+    identity = host.check_output("cat /etc/machine-id")
+    assert identity == host.check_output("cat /data/recast/machine-id")
+    kept = host.check_output("ls /var/log/journal").split()
+    assert [name for name in kept if len(name) == len(identity)] == [identity]
 
 
 def test_nothing_patches_this_machine(host):
