@@ -22,8 +22,6 @@ collect_ignore = ["images"]  # tests of images run on a machine
 
 _TEST_SECONDS = 3600  # the first run's, on a busy machine
 
-IMAGES = ("bookworm", "edge-base", "edge-web")
-
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:

@@ -24,6 +24,9 @@ OWN_IMAGES = Path(__file__).parent / "images"
 DATE = "2026-03-01T12:00:00Z"
 """Of every commit: the same content is the same commit, whenever and wherever it is made."""
 
+IMAGES = ("bookworm", "edge-base", "edge-web")
+"""Of the project, sorted by name."""
+
 LIMIT_SECONDS = 3000.0
 _UNSET = ("RECAST_", "PYTEST_", "PYTHON", "GIT_", "DIB_", "GITHUB_")
 _IGNORED = shutil.ignore_patterns("__pycache__", ".pytest_cache")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from tests.e2e.conftest import IMAGES
-from tests.e2e.harness import Bench
+from tests.e2e.harness import IMAGES, Bench
 
 RENDER = "images/elements/nginx-site/nginx-site/usr/lib/site/render"
 NOTES = "images/elements/nginx-site/README.md"

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline.disk import uki
-from tests.e2e.conftest import IMAGES
-from tests.e2e.harness import ROOT, Bench, Ended, digests_of
+from tests.e2e.harness import IMAGES, ROOT, Bench, Ended, digests_of
 
 GOLDEN_EVENTS = ROOT / "tests" / "golden" / "run-events.json"
 RUN = r"\d{8}\.\d{6}-[0-9a-f]{4}"
