@@ -19,6 +19,7 @@ from pipeline.errors import HostError, UsageError
 _TIMEOUT = 60.0  # seconds
 _COMMIT_CHARS = 12
 _DIRTY_CHARS = 8
+_DIRTY = ".dirty."
 
 _BUILT_FROM = ("images", "pipeline", "stages")
 # A push that changes these may bring another diskimage-builder, and so another image.
@@ -45,7 +46,12 @@ class Source:
     def version(self) -> str:
         """``20260301.120000.g0123456789ab``, with ``.dirty.01234567`` when it is not clean."""
         clean = f"{compact(self.time)}.g{self.commit[:_COMMIT_CHARS]}"
-        return f"{clean}.dirty.{self.dirty[:_DIRTY_CHARS]}" if self.dirty else clean
+        return f"{clean}{_DIRTY}{self.dirty[:_DIRTY_CHARS]}" if self.dirty else clean
+
+
+def is_dirty(version: str) -> bool:
+    """Does *version* name a state with changes that were in no commit?"""
+    return _DIRTY in version
 
 
 def read(project: Path) -> Source:

@@ -7,7 +7,7 @@ release: there is nothing to test, to ship or to reboot for.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,7 +59,7 @@ class AssembleStage:
         stored = releases.Releases(work.artifacts)
         if record.version and not work.force:
             known = stored.find(work.image, record.version)
-            if known is not None:
+            if known is not None and _serves(known.release, work):
                 work.log.write(f"The release is there already: {known.release.name}\n")
                 work.release, work.release_dir = known.release, known.folder
                 return "cached"
@@ -76,45 +76,70 @@ class AssembleStage:
             stop=work.stop,
         )
         boot_digest = parts.boot_digest(work.definition.kernel_arguments)
-        outputs = {"root", "verity", "uki", "disk", *work.own.outputs}
-        for same in stored.of(work.image):
-            release = same.release
-            alike = (release.root_hash, release.boot_digest) == (parts.root_hash, boot_digest)
-            if alike and outputs <= release.parts.keys():
-                work.log.write(f"It has the root and boot files of {release.name}.\n")
-                work.progress(f"same root as {release.version}")
-                records.add(_known(record, release))
-                work.release, work.release_dir = release, same.folder
-                shutil.rmtree(scratch)
-                return "done"
-        version = _free_version(work, stored)
-        naming = assemble.Naming(
-            work.image, version, release_name(work.image, version, work.definition.arch)
-        )
-        work.progress("UKI and disk")
-        files = dict(
-            assemble.make_boot_files(
-                parts,
-                naming,
-                arguments=work.definition.kernel_arguments,
-                sizes=assemble.Sizes.of_budget(budget.root, budget.esp),
-                budget=budget.uki,
-                log=work.log,
-                stop=work.stop,
-            )
-        )
-        if "qcow2" in work.own.outputs:
-            work.progress("qcow2")
-            files["qcow2"] = scratch / "disk.qcow2"
-            assemble.make_qcow2(files["disk"], files["qcow2"], log=work.log, stop=work.stop)
-        work.stop.check()
-        work.progress("digests")
-        release = _manifest(work, record, parts, naming, boot_digest, files)
-        work.release_dir = _keep(work, release, files)
-        work.release = release
-        records.add(_known(record, release))
+        if same := _same(stored.of(work.image), parts.root_hash, boot_digest, work):
+            work.log.write(f"It has the root and boot files of {same.release.name}.\n")
+            work.progress(f"same root as {same.release.version}")
+            work.release, work.release_dir = same.release, same.folder
+        else:
+            release, files = _name(work, stored, record, parts, boot_digest)
+            work.release_dir = _keep(work, release, files)
+            work.release = release
+        records.add(_known(record, work.release))
         shutil.rmtree(scratch)
         return "done"
+
+
+def _serves(release: Release, work: Work) -> bool:
+    """A release of changes that were in no commit is not one of the commit that they went into."""
+    return not release.dirty or work.source.dirty is not None
+
+
+def _same(
+    stored: Iterable[releases.Stored], root_hash: str, boot_digest: str, work: Work
+) -> releases.Stored | None:
+    """A release that runs the very same bytes, and lacks nothing that is asked for."""
+    outputs = {"root", "verity", "uki", "disk", *work.own.outputs}
+    for each in stored:
+        release = each.release
+        alike = (release.root_hash, release.boot_digest) == (root_hash, boot_digest)
+        if alike and outputs <= release.parts.keys() and _serves(release, work):
+            return each
+    return None
+
+
+def _name(
+    work: Work,
+    stored: releases.Releases,
+    record: BuildRecord,
+    parts: assemble.RootParts,
+    boot_digest: str,
+) -> tuple[Release, Mapping[str, Path]]:
+    """Give the root a name, and make all that carries it."""
+    budget = work.own.budget
+    version = _free_version(work, stored)
+    naming = assemble.Naming(
+        work.image, version, release_name(work.image, version, work.definition.arch)
+    )
+    work.progress("UKI and disk")
+    files = dict(
+        assemble.make_boot_files(
+            parts,
+            naming,
+            arguments=work.definition.kernel_arguments,
+            sizes=assemble.Sizes.of_budget(budget.root, budget.esp),
+            budget=budget.uki,
+            log=work.log,
+            stop=work.stop,
+        )
+    )
+    if "qcow2" in work.own.outputs:
+        work.progress("qcow2")
+        files["qcow2"] = parts.folder / "disk.qcow2"
+        assemble.make_qcow2(files["disk"], files["qcow2"], log=work.log, stop=work.stop)
+    work.stop.check()
+    work.progress("digests")
+    release = _manifest(work, record, parts, naming, boot_digest, files)
+    return release, files
 
 
 def _known(record: BuildRecord, release: Release) -> BuildRecord:

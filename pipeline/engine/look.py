@@ -34,6 +34,7 @@ from pipeline.testing import CHECKS
 if TYPE_CHECKING:
     from pipeline.models.image import Catalog, ImageDefinition
     from pipeline.models.settings import Settings
+    from pipeline.source import Source
 
 _NOT_TESTS = frozenset({"__pycache__", ".pytest_cache"})
 
@@ -128,7 +129,7 @@ def look(
                 elements={each: known[each] for each in taking_part[name]},
                 tests=tests_digest(catalog, name),
                 archive=archive.name,
-                history=[_known(artifacts, catalog[name], r) for r in records.of(name)],
+                history=[_known(artifacts, catalog[name], r, now) for r in records.of(name)],
             )
     notes: list[str] = []
     for each in archives.values():
@@ -204,8 +205,13 @@ def _files(definition: ImageDefinition, folder: Path) -> dict[str, str]:
     return found
 
 
-def _known(artifacts: Path, definition: ImageDefinition, record: BuildRecord) -> KnownBuild:
+def _known(
+    artifacts: Path, definition: ImageDefinition, record: BuildRecord, now: Source
+) -> KnownBuild:
     if not record.version:
+        return KnownBuild(record, released=False)
+    if source.is_dirty(record.version) and now.dirty is None:
+        # What was in no commit then is committed now: the same bytes, under the commit's name.
         return KnownBuild(record, released=False)
     folder = artifacts / "images" / record.image / record.version
     name = release_name(record.image, record.version, definition.arch)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from pipeline.engine.records import BuildRecord, Components
+from pipeline.source import is_dirty
 
 if TYPE_CHECKING:
     from pipeline.dib.archive import Candidate
@@ -19,6 +20,8 @@ _NAMED = 5  # of one kind; the rest is counted
 
 def unfinished(record: BuildRecord) -> str:
     """Why a build that is known must be done or completed all the same."""
+    if is_dirty(record.version):
+        return f"{record.version} was made of changes in no commit, or is gone"
     if record.version:
         return f"release {record.version} is gone"
     return "not finished the last time"

@@ -197,6 +197,21 @@ def test_a_release_that_was_removed_is_built_again(project: Path, recast: Recast
     assert found["edge-base"] == ["unchanged"]
 
 
+def test_a_commit_is_given_a_release_of_its_own_in_place_of_an_uncommitted_one(
+    project: Path, recast: Recast
+) -> None:
+    (project / "images" / "edge-web" / "files" / "motd").write_text("not committed\n")
+    build(project)
+    dirty = json.loads(recast("plan", "--json"))["images"][1]
+    assert dirty["action"] == "unchanged", "as long as it is not committed, it serves"
+    commit(project, "now it is")
+    found = json.loads(recast("plan", "--json"))["images"][1]
+    assert (found["action"], found["build_key"]) == ("build", dirty["build_key"])
+    assert found["reasons"] == [f"{dirty['release']} was made of changes in no commit, or is gone"]
+    build(project)
+    assert reasons(recast("plan", "--json"))["edge-web"] == ["unchanged"]
+
+
 def test_a_security_fix_is_told_when_the_archive_is_asked(
     project: Path, offered: DebianArchive, recast: Recast
 ) -> None:
