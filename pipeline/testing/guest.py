@@ -18,6 +18,10 @@ HEALTHY_UNIT = "boot-complete.target"
 _POLL_SECONDS = 1.0
 _ROOT_HASH = re.compile(r"(?<!\S)roothash=([0-9a-f]{64})(?!\S)")
 _COMMAND_SECONDS = 120.0
+# A connection to a system that is going down may never hear of its end: nothing is sent any more.
+# So a first attempt is short, and each that was too short is followed by one twice as long.
+_ASK_SECONDS = 30.0
+_FIRST_LOGIN_SECONDS = 15.0
 _GREETING_SECONDS = 5.0
 # One command, as a login costs more than all of it.
 _STATE = f"systemctl is-active {HEALTHY_UNIT}; systemctl is-system-running; true"
@@ -119,14 +123,18 @@ def reboot(target: SshTarget, deadline: float) -> float:
     begin = time.monotonic()
     end = begin + deadline
     with contextlib.suppress(CommandError, CommandTimeout):  # it may hang up on us
-        ssh.run(target, ["systemctl", "reboot"], timeout=_COMMAND_SECONDS)
+        ssh.run(target, ["systemctl", "reboot"], timeout=_ASK_SECONDS)
     ssh.hang_up(target)
     target.known_hosts.unlink(missing_ok=True)
+    patience = _FIRST_LOGIN_SECONDS
     while True:
         if time.monotonic() >= end:
             raise BootError(f"the machine did not come back within {deadline:.0f} s of a reboot")
-        if _came_back(target, before):
-            break
+        try:
+            if _came_back(target, before, patience):
+                break
+        except CommandTimeout:
+            patience = min(2 * patience, _COMMAND_SECONDS)
         time.sleep(_POLL_SECONDS)
     if not wait_healthy(target, end - time.monotonic()):
         raise BootError(
@@ -136,16 +144,23 @@ def reboot(target: SshTarget, deadline: float) -> float:
     return time.monotonic() - begin
 
 
-def _came_back(target: SshTarget, before: str) -> bool:
+def _came_back(target: SshTarget, before: str, seconds: float) -> bool:
+    """Is another boot than *before* running?
+
+    Raises:
+        CommandTimeout: a login did not end within *seconds*.
+    """
     if not ssh.answers(target, _GREETING_SECONDS):
         return False
     words = ["cat", "/proc/sys/kernel/random/boot_id"]
     try:
         # A connection of its own: a shared one to the old boot would be a trap for what follows.
-        now = ssh.run(target, words, timeout=_COMMAND_SECONDS, shared=False).strip()
-    except (CommandError, CommandTimeout):
-        target.known_hosts.unlink(missing_ok=True)  # perhaps learnt from the boot that was ending
-        return False
-    if now == before:
+        now = ssh.run(target, words, timeout=seconds, shared=False).strip()
+    except CommandError:
+        now = before
+    except CommandTimeout:
         target.known_hosts.unlink(missing_ok=True)
+        raise
+    if now == before:
+        target.known_hosts.unlink(missing_ok=True)  # perhaps learnt from the boot that was ending
     return now != before

@@ -31,6 +31,7 @@ Fault = Literal[
     "slow",  # it needs seconds where others need none
     "wrong-root",  # it runs another root than it should
     "unhealthy",  # it comes up, and a health check fails
+    "mute-at-reboot",  # a login while it goes down never ends
 ]
 
 DIES_AFTER = 1.5
@@ -99,6 +100,8 @@ class FakeMachine:
         for name, value in request.credentials.items():
             (self._state / "credentials" / name).write_text(value)
         (self._state / "key").write_text("no key at all\n")
+        if fault == "mute-at-reboot":
+            (self._state / "mute_at_reboot").touch()
         self._closed = False
         self._sshd: _Greeter | None = None
         self._switch_on()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import threading
 import time
@@ -17,8 +18,9 @@ from pipeline.engine.stage import Outcome, Work
 from pipeline.errors import BootError, BuildError, HostError, Interrupted, TestError, UsageError
 from pipeline.models.image import ImageDefinition
 from pipeline.models.release import Part, TestVerdict
+from pipeline.providers.base import BootRequest
 from pipeline.releases import read_verdict, verdict_path
-from pipeline.testing import runner
+from pipeline.testing import guest, runner
 from stages.test import TestStage
 from tests.fakes.provider import BIN, FakeBooter, Fault
 from tests.fakes.stored import make_release, store_release
@@ -326,3 +328,26 @@ def test_a_pass_of_another_root_is_none(bench: Bench) -> None:
     bench.place.write_text(passed.model_dump_json())
     assert bench.test().root_hash == bench.release.root_hash
     assert bench.outcome == "done"
+
+
+def test_a_login_into_a_system_that_goes_down_is_given_up_soon(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guest, "_FIRST_LOGIN_SECONDS", 0.5)
+    disk = bench.folder / bench.release.parts["disk"].file
+    request = BootRequest(
+        disk=disk,
+        name="mute",
+        workdir=bench.scratch / "machine",
+        console=bench.run / "console.log",
+        log=io.StringIO(),
+        stop=bench.stop,
+    )
+    machine = FakeBooter(fault="mute-at-reboot").boot(request)
+    try:
+        machine.wait_ready(5)
+        before = guest.boot_id(machine.ssh_config())
+        assert guest.reboot(machine.ssh_config(), 60) < 30
+        assert guest.boot_id(machine.ssh_config()) != before
+    finally:
+        machine.close()
