@@ -82,7 +82,7 @@ def test_a_kernel_that_panics_is_named_long_before_the_deadline(
     error, seconds = failed_boot(disk, folder, deadline=600)
     assert seconds < 200
     assert "the kernel panicked: VFS: Unable to mount root fs" in error.message
-    assert "Kernel panic - not syncing" in error.message, "the console's last lines"
+    assert "Call Trace" in error.message, "the console's last lines"
 
 
 def test_a_machine_that_never_answers_is_given_up_at_the_deadline(
@@ -91,7 +91,7 @@ def test_a_machine_that_never_answers_is_given_up_at_the_deadline(
     # A root that is on no disk: the initrd waits for it.
     old = bench.release("edge-base").root_hash
     disk = with_other_words(built_disk, folder / "disk.raw", entry, old, old[::-1])
-    error, seconds = failed_boot(disk, folder, deadline=30)
-    assert 29 < seconds < 40
-    assert "it was not reachable by ssh within 30 s: nothing answered" in error.message
+    error, seconds = failed_boot(disk, folder, deadline=20)
+    assert seconds < 40
+    assert "it was not reachable by ssh within 20 s: nothing answered" in error.message
     assert "The last of its console:\n    " in error.message
