@@ -19,6 +19,7 @@ from typing import IO
 from pipeline import command
 
 _ANSWER_SECONDS = 60.0
+_ENDING_SECONDS = 5.0
 _ERROR_LINES = 5
 
 Json = Mapping[str, object]
@@ -148,8 +149,10 @@ class Process:
         return self._running.poll() is None
 
     def exit_code(self) -> int | None:
-        """How it ended; None while it runs."""
-        return self._running.poll()
+        """How it ended; None while it runs. One that closed its monitor is about to end."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._running.wait(timeout=_ENDING_SECONDS)
+        return self._running.returncode
 
     def last_words(self) -> str:
         """The end of what it printed on its standard error."""
