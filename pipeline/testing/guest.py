@@ -19,8 +19,11 @@ _POLL_SECONDS = 1.0
 _ROOT_HASH = re.compile(r"(?<!\S)roothash=([0-9a-f]{64})(?!\S)")
 _COMMAND_SECONDS = 120.0
 # A connection to a system that is going down may never hear of its end: nothing is sent any more.
-# So a first attempt is short, and each that was too short is followed by one twice as long.
+# So nobody logs in before that system's sshd is silent, as far as that is seen; a first attempt is
+# short, and each that was too short is followed by one twice as long.
 _ASK_SECONDS = 30.0
+_GOING_DOWN_SECONDS = 30.0
+_LOOK_SECONDS = 0.3
 _FIRST_LOGIN_SECONDS = 15.0
 _GREETING_SECONDS = 5.0
 # One command, as a login costs more than all of it.
@@ -125,6 +128,9 @@ def reboot(target: SshTarget, deadline: float) -> float:
     with contextlib.suppress(CommandError, CommandTimeout):  # it may hang up on us
         ssh.run(target, ["systemctl", "reboot"], timeout=_ASK_SECONDS)
     ssh.hang_up(target)
+    silent = time.monotonic() + _GOING_DOWN_SECONDS
+    while time.monotonic() < silent and ssh.answers(target, _GREETING_SECONDS):
+        time.sleep(_LOOK_SECONDS)
     target.known_hosts.unlink(missing_ok=True)
     patience = _FIRST_LOGIN_SECONDS
     while True:

@@ -135,7 +135,7 @@ class FakeMachine:
             return
         if self._wanted_fault == "refuses":
             (self._state / "refuses").touch()
-        self._sshd = _Greeter()
+        self._sshd = _Greeter(self._state / "rebooted")
         (self._state / "off").unlink(missing_ok=True)
         self._ready.set()
         if self._wanted_fault == "dies-midway" and not self._cut.wait(DIES_AFTER):
@@ -205,9 +205,14 @@ class FakeMachine:
 
 
 class _Greeter:
-    """A port that greets as an sshd does, and then hangs up."""
+    """A port that greets as an sshd does, and then hangs up; once it says nothing at a reboot.
 
-    def __init__(self) -> None:
+    Args:
+        rebooted: the file by which the fake ssh tells of one.
+    """
+
+    def __init__(self, rebooted: Path) -> None:
+        self._rebooted = rebooted
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._socket.getsockname()[1])
         self._thread = threading.Thread(target=self._serve, name="fake-sshd", daemon=True)
@@ -218,6 +223,9 @@ class _Greeter:
             while True:
                 link, _ = self._socket.accept()
                 with link, contextlib.suppress(OSError):
+                    if self._rebooted.exists():
+                        self._rebooted.unlink()
+                        continue
                     link.sendall(b"SSH-2.0-fake\r\n")
 
     def close(self) -> None:
