@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import hypothesis
 import pytest
+
+from pipeline.engine.signals import ENDING
 
 # A busy machine is no failure, and a root-owned example database is a nuisance.
 hypothesis.settings.register_profile("recast", deadline=None, database=None)
@@ -19,3 +22,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if marked and rounds > 1:
         metafunc.fixturenames.append("soak_round")
         metafunc.parametrize("soak_round", range(1, rounds + 1))
+
+
+def pytest_configure() -> None:
+    """Start with the signals that a shell in front of us would have.
+
+    Under nohup, or in the background of a script, some are ignored, and so would be by what the
+    tests start: a test that asks for an end by one of them would then wait for ever.
+    """
+    for number in ENDING:
+        if signal.getsignal(number) is signal.SIG_IGN:
+            usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+            signal.signal(number, usual)
