@@ -1,7 +1,7 @@
 """What may start now: the order of stages, and the host's room for them. Pure, one thread.
 
-Each image goes through its stages in order. A child's first stage waits for its parent's first
-stage and for nothing else of it, so that a leaf is being built while its parent is tested.
+Each image goes through its stages in order. Some stages of a child wait for the same stage of its
+parent, and for nothing else of it, so that a leaf is being built while its parent is tested.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ class Graph:
         stages: the stages in order, each with what it needs.
         capacity: what the host has. A stage that needs more than all of it runs alone.
         finished: tasks that need not be done.
+        after_parent: stages that stand on the same stage of the parent.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Graph:
         stages: Mapping[str, Needs],
         capacity: Needs,
         finished: Collection[Task] = (),
+        after_parent: Collection[str] = (),
     ) -> None:
         self._parents = dict(parents)
         self._stages = list(stages)
@@ -65,7 +67,8 @@ class Graph:
         self._waiting.sort(key=self._urgency)
         self._running: set[Task] = set()
         self._finished: set[Task] = set(finished)
-        self._skipped: set[Task] = set()
+        self._after_parent = frozenset(after_parent)
+        self._lost: set[Task] = set()  # failed or skipped
 
     @property
     def running(self) -> frozenset[Task]:
@@ -108,36 +111,46 @@ class Graph:
         """Note that a running *task* has failed.
 
         Returns:
-            What will not be done for it: the image's later stages, and every stage of each
-            descendant whose first stage has not started.
+            What will not be done for it: the image's later stages, every stage of each descendant
+            that has not begun, and of one that has what stands on a stage that is lost.
         """
         self._running.remove(task)
-        skipped = [
-            Skipped(other, f"{task.stage} failed")
-            for other in self._waiting
-            if other.image == task.image
-        ]
-        lost = {task.image}
+        self._lost.add(task)
+        skipped: list[Skipped] = []
+        poor = {task.image}
         for image, parent in self._parents.items():  # parents first: one pass finds them all
-            first = Task(image, self._stages[0])
-            if parent in lost and first in self._waiting:
-                lost.add(image)
-                skipped += [
-                    Skipped(other, f"parent {task.image} failed at {task.stage}")
-                    for other in self._waiting
-                    if other.image == image
-                ]
-        gone = {skip.task for skip in skipped}
-        self._waiting = [other for other in self._waiting if other not in gone]
-        self._skipped |= gone
+            why = (
+                f"{task.stage} failed"
+                if image == task.image
+                else f"parent {task.image} failed at {task.stage}"
+            )
+            for stage in self._stages:
+                other = Task(image, stage)
+                if other in self._waiting and self._is_lost(other, parent in poor):
+                    self._waiting.remove(other)
+                    self._lost.add(other)
+                    skipped.append(Skipped(other, why))
+                    poor.add(image)
         return skipped
 
-    def _may_start(self, task: Task) -> bool:
+    def _is_lost(self, task: Task, parent_is_poor: bool) -> bool:
+        """Can this waiting task never start, or should its image not even begin?"""
+        if task.stage == self._stages[0] and parent_is_poor:
+            return True
+        return any(other in self._lost for other in self._before(task))
+
+    def _before(self, task: Task) -> list[Task]:
+        """The tasks that must have succeeded before this one."""
         place = self._stages.index(task.stage)
-        if place > 0:
-            return Task(task.image, self._stages[place - 1]) in self._finished
+        before = [Task(task.image, self._stages[place - 1])] if place else []
         parent = self._parents[task.image]
-        return parent not in self._parents or Task(parent, task.stage) in self._finished
+        if parent in self._parents and task.stage in self._after_parent:
+            assert parent is not None
+            before.append(Task(parent, task.stage))
+        return before
+
+    def _may_start(self, task: Task) -> bool:
+        return all(other in self._finished for other in self._before(task))
 
     def _fits(self, task: Task, free: Needs) -> bool:
         need = self._needs[task.stage]

@@ -186,6 +186,7 @@ class _Run:
             {name: Needs(stage.cores, stage.memory) for name, stage in self._stages.items()},
             capacity(self._options.jobs, self._options.memory),
             finished,
+            after_parent=(BUILD, ASSEMBLE),  # a manifest names the release of its parent
         )
         images = {planned.image: self._image(planned, finished) for planned in self._plan.images}
         self._record = self._record.model_copy(update={"images": images})

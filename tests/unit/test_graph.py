@@ -11,6 +11,7 @@ from pipeline.engine.graph import Graph, Needs, Skipped, Task
 
 STAGES = {name: Needs(1, 100) for name in ("build", "assemble", "scan", "test")}
 HOST = Needs(2, 1000)
+CHAIN = ("build", "assemble")
 
 
 def families() -> st.SearchStrategy[dict[str, str | None]]:
@@ -29,7 +30,7 @@ def needs() -> st.SearchStrategy[dict[str, Needs]]:
 
 
 def test_a_child_builds_while_its_parent_is_still_tested() -> None:
-    graph = Graph({"base": None, "web": "base"}, STAGES, HOST)
+    graph = Graph({"base": None, "web": "base"}, STAGES, HOST, after_parent=CHAIN)
     assert graph.startable() == [Task("base", "build")]
     graph.start(Task("base", "build"))
     assert graph.startable() == []
@@ -38,7 +39,12 @@ def test_a_child_builds_while_its_parent_is_still_tested() -> None:
 
 
 def test_a_failed_build_takes_its_descendants_with_it_and_nobody_else() -> None:
-    graph = Graph({"base": None, "web": "base", "shop": "web", "other": None}, STAGES, HOST)
+    graph = Graph(
+        {"base": None, "web": "base", "shop": "web", "other": None},
+        STAGES,
+        HOST,
+        after_parent=CHAIN,
+    )
     graph.start(Task("base", "build"))
     skipped = graph.fail(Task("base", "build"))
     assert {skip.task.image for skip in skipped} == {"base", "web", "shop"}
@@ -48,7 +54,12 @@ def test_a_failed_build_takes_its_descendants_with_it_and_nobody_else() -> None:
 
 
 def test_a_child_that_has_begun_goes_on_when_its_parents_test_fails() -> None:
-    graph = Graph({"base": None, "web": "base"}, {"build": HOST, "test": Needs(1, 1)}, HOST)
+    graph = Graph(
+        {"base": None, "web": "base"},
+        {"build": HOST, "test": Needs(1, 1)},
+        HOST,
+        after_parent=CHAIN,
+    )
     for task in (Task("base", "build"), Task("web", "build")):
         graph.start(task)
         graph.finish(task)
@@ -57,23 +68,50 @@ def test_a_child_that_has_begun_goes_on_when_its_parents_test_fails() -> None:
     assert graph.startable() == [Task("web", "test")]
 
 
+def test_a_manifest_waits_for_the_release_of_its_parent() -> None:
+    graph = Graph({"base": None, "web": "base"}, STAGES, HOST, after_parent=CHAIN)
+    for task in (Task("base", "build"), Task("web", "build")):
+        graph.start(task)
+        graph.finish(task)
+    assert graph.startable() == [Task("base", "assemble")]
+    graph.start(Task("base", "assemble"))
+    assert graph.startable() == []
+    graph.finish(Task("base", "assemble"))
+    assert graph.startable() == [Task("web", "assemble"), Task("base", "scan")]
+
+
+def test_a_lost_assembly_takes_that_of_a_child_that_has_begun() -> None:
+    graph = Graph({"base": None, "web": "base"}, STAGES, HOST, after_parent=CHAIN)
+    graph.start(Task("base", "build"))
+    graph.finish(Task("base", "build"))
+    graph.start(Task("base", "assemble"))
+    graph.start(Task("web", "build"))
+    skipped = graph.fail(Task("base", "assemble"))
+    assert Skipped(Task("web", "assemble"), "parent base failed at assemble") in skipped
+    assert Skipped(Task("base", "scan"), "assemble failed") in skipped
+    graph.finish(Task("web", "build"))
+    assert not graph.waiting
+
+
 def test_what_is_larger_than_the_host_runs_alone() -> None:
     huge = {"build": Needs(64, 1 << 20)}
-    graph = Graph({"a": None, "b": None}, huge, HOST)
+    graph = Graph({"a": None, "b": None}, huge, HOST, after_parent=CHAIN)
     assert graph.startable() == [Task("a", "build"), Task("b", "build")]
     graph.start(Task("a", "build"))
     assert graph.startable() == []
 
 
 def test_a_parent_that_is_not_in_the_plan_is_there_already() -> None:
-    assert Graph({"web": "base"}, STAGES, HOST).startable() == [Task("web", "build")]
+    assert Graph({"web": "base"}, STAGES, HOST, after_parent=CHAIN).startable() == [
+        Task("web", "build")
+    ]
 
 
 @given(families(), needs(), st.data())
 def test_every_order_of_events_keeps_the_rules(
     parents: Mapping[str, str | None], stages: Mapping[str, Needs], data: st.DataObject
 ) -> None:
-    graph = Graph(parents, stages, HOST)
+    graph = Graph(parents, stages, HOST, after_parent=CHAIN)
     ended: dict[Task, bool] = {}
     skipped: set[Task] = set()
     running: list[Task] = []
@@ -87,8 +125,8 @@ def test_every_order_of_events_keeps_the_rules(
             order = list(stages)
             place = order.index(task.stage)
             parent = parents[task.image]
-            if place == 0 and parent is not None:
-                assert ended.get(Task(parent, order[0])), "a child builds before its parent has"
+            if task.stage in CHAIN and parent is not None:
+                assert ended.get(Task(parent, task.stage)), "a child is ahead of its parent"
             if place > 0:
                 assert ended[Task(task.image, order[place - 1])], "a stage comes too early"
             assert graph.free.cores >= 0
