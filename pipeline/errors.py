@@ -13,6 +13,10 @@
     │   └── BootError      6   a machine never came up
     ├── NetworkError       7   a mirror, store or cloud cannot be reached
     ├── BusyError          8   somebody else is at work on the same thing
+    │   └── ConflictError  8   somebody else has changed it meanwhile
+    ├── TrustError         9   signatures, keys or digests are not what they must be
+    │   └── DigestError    9   stored bytes are not the bytes that were stored
+    ├── RefusedError      10   a gate of a channel says no
     └── Interrupted      130   Ctrl-C or SIGTERM
 """
 
@@ -91,6 +95,26 @@ class BusyError(RecastError):
     """Another process holds what this one needs."""
 
     exit_code = 8
+
+
+class ConflictError(BusyError):
+    """Somebody else has changed it since it was looked at."""
+
+
+class TrustError(RecastError):
+    """Something is not signed as it must be: metadata, an attestation, or with which key."""
+
+    exit_code = 9
+
+
+class DigestError(TrustError):
+    """Bytes are not those that their digest names; the message names the object's key."""
+
+
+class RefusedError(RecastError):
+    """A channel's gates do not allow it."""
+
+    exit_code = 10
 
 
 class Interrupted(RecastError):

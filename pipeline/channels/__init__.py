@@ -1,0 +1,1 @@
+"""Moving releases: publishing, channels, their history, and what is thrown away."""

@@ -1,0 +1,200 @@
+"""What a channel says of an image: the release, how it rolls out, what is revoked.
+
+A pointer is all that a site reads to know what it should run. It is a TUF target of the
+channel's role, at ``<channel>/<image>.json``; see :mod:`pipeline.trust`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import Field
+
+from pipeline.models.channel import Waves
+from pipeline.models.fields import (
+    Commit,
+    FileName,
+    ImageName,
+    Label,
+    Moment,
+    Record,
+    Sha256,
+    Version,
+)
+from pipeline.models.release import release_name
+
+
+class StoredObject(Record):
+    """Bytes in the store, at :func:`pipeline.store.base.object_key` of their digest."""
+
+    digest: Sha256 = Field(description="SHA-256 of the bytes as they are stored.")
+    size: int = Field(ge=0, description="Bytes as they are stored.")
+    encoding: Literal["plain", "zstd"] = "plain"
+
+
+class Extent(Record):
+    """A run of bytes of a file that is put together from others; what no extent covers is zero.
+
+    Exactly one of *part* (a role: its whole content) and *stored* is given.
+    """
+
+    offset: int = Field(ge=0)
+    size: int = Field(ge=1)
+    part: str | None = None
+    stored: StoredObject | None = None
+
+
+class PublishedPart(Record):
+    """One file of a published release.
+
+    Exactly one of *stored* and *extents* is given.
+    """
+
+    file: FileName
+    digest: Sha256 = Field(description="SHA-256 of the file's own bytes.")
+    size: int = Field(ge=0, description="Bytes of the file itself.")
+    stored: StoredObject | None = None
+    extents: tuple[Extent, ...] | None = None
+
+
+class Evidence(Record):
+    """An attestation of a release: an in-toto statement in a DSSE envelope, stored plain."""
+
+    kind: Literal["provenance", "test", "sbom"]
+    provider: str = Field(default="", description="Where the tests ran; empty for other kinds.")
+    stored: StoredObject
+
+
+class PublishedRelease(Record):
+    """A release in a store; also the object at :func:`pipeline.store.base.release_key`."""
+
+    image: ImageName
+    version: Version
+    arch: str = "amd64"
+    commit: Commit
+    dirty: bool = False
+    created: Moment = Field(description="The commit's time.")
+    build_key: str
+    root_hash: Sha256
+    boot_digest: str
+    manifest: StoredObject
+    parts: Mapping[str, PublishedPart]
+    evidence: tuple[Evidence, ...] = ()
+    format: int = 1
+
+    @property
+    def name(self) -> str:
+        """``<image>_<version>_<arch>``."""
+        return release_name(self.image, self.version, self.arch)
+
+    @property
+    def machine_size(self) -> int:
+        """Bytes that a machine stores of it: root, verity and boot file."""
+        return sum(self.parts[r].size for r in ("root", "verity", "uki") if r in self.parts)
+
+    @property
+    def download_size(self) -> int:
+        """Bytes that a site downloads of it at most: root and boot file, as they are stored."""
+        found = (self.parts[r].stored for r in ("root", "uki") if r in self.parts)
+        return sum(stored.size for stored in found if stored is not None)
+
+
+class Rollout(Record):
+    """How far a release has spread, by plan.
+
+    Devices count on by themselves: while *state* is ``rolling``, each wave opens when the soak
+    of the one before has passed, starting from *wave* at *opened*.
+    """
+
+    id: str = Field(min_length=8, max_length=64, description="Of this rollout alone.")
+    waves: Waves
+    wave: int = Field(ge=0, description="Index of the wave that opened at `opened`.")
+    opened: Moment
+    state: Literal["rolling", "held", "halted"] = "rolling"
+
+
+class Held(Record):
+    """A release that a channel has held before, and can be rolled back to."""
+
+    version: Version
+    root_hash: Sha256
+    since: Moment
+    until: Moment
+
+
+class Revocation(Record):
+    """A version that no machine may install."""
+
+    version: Version
+    root_hash: Sha256
+    reason: str
+    when: Moment
+
+
+class Pointer(Record):
+    """What one channel says of one image.
+
+    Attributes:
+        release: what machines should run; None if it holds nothing but revocations.
+        since: when *release* entered the channel.
+        previous: what it held before: a device that the rollout has not reached should run this.
+        history: what it has held, the newest first; the present release is not in it.
+        rollout: how *release* spreads; None only without a release.
+        revoked: versions to refuse, wherever they come from.
+        frozen: why nothing moves now; empty if it is not frozen.
+    """
+
+    channel: Label
+    image: ImageName
+    release: PublishedRelease | None = None
+    since: Moment | None = None
+    previous: PublishedRelease | None = None
+    history: tuple[Held, ...] = ()
+    rollout: Rollout | None = None
+    revoked: tuple[Revocation, ...] = ()
+    frozen: str = ""
+    format: int = 1
+
+    def revocation(self, version: str, root_hash: str = "") -> Revocation | None:
+        """Why a release is refused; None if it is not revoked."""
+        for each in self.revoked:
+            if each.version == version or each.root_hash == root_hash:
+                return each
+        return None
+
+
+Action = Literal[
+    "init", "promote", "rollback", "revoke", "freeze", "thaw", "roll", "refresh", "keys"
+]
+
+
+class Event(Record):
+    """One change of a channel, as its signed metadata tells it.
+
+    Who did it is told by the signatures, never by a field.
+    """
+
+    action: Action
+    at: Moment
+    image: str = ""
+    version: str = Field(default="", description="The release that it is about.")
+    before: str = Field(default="", description="The version that the channel held before.")
+    reason: str = Field(default="", max_length=1000)
+    gates: tuple[str, ...] = Field(default=(), description="Each gate's outcome in words.")
+
+
+class ChannelState(Record):
+    """What a channel's role says besides its targets; the field ``x-recast`` of its metadata.
+
+    Attributes:
+        event: what this version of the metadata changed.
+        previous: SHA-256 of the file of the version before, empty for the first: the newest
+            version vouches for the whole history.
+        frozen: why nothing moves now; empty if it is not frozen.
+    """
+
+    event: Event
+    previous: str = ""
+    previous_version: int = 0
+    frozen: str = ""
