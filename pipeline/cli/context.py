@@ -17,15 +17,21 @@ from typing import TYPE_CHECKING
 from pipeline.errors import HostError, UsageError
 
 if TYPE_CHECKING:
+    from pipeline.channels.published import PublishedReleases
     from pipeline.command import Stop
     from pipeline.engine.plan import Plan, PlannedImage
     from pipeline.engine.runs import Runs
     from pipeline.engine.stage import Stage, Work
+    from pipeline.models.channel import Channels
     from pipeline.models.image import Catalog
     from pipeline.models.settings import Settings
     from pipeline.providers.base import Booter
     from pipeline.releases import Releases
     from pipeline.source import Source
+    from pipeline.store.base import Store
+    from pipeline.trust.client import TrustClient
+    from pipeline.trust.keys import Keyring
+    from pipeline.trust.repository import Repository
 
 _TEST_PROGRAMS = ("qemu-system-x86_64", "qemu-img", "ssh", "ssh-keygen")
 
@@ -115,6 +121,98 @@ class Context:
         from pipeline.releases import Releases
 
         return Releases(self.artifacts)
+
+    @cached_property
+    def channels(self) -> Channels:
+        """The channels of the project.
+
+        Raises:
+            DefinitionError: ``images/channels.yaml`` is not valid.
+        """
+        from pipeline.definitions import load_channels
+
+        return load_channels(self.project / "images")
+
+    @cached_property
+    def store(self) -> Store:
+        """The store that releases are published to.
+
+        Raises:
+            UsageError: the configured store can only be read, or is of no known kind.
+        """
+        from pipeline.store.locate import open_store
+
+        return open_store(self.settings.store, self.project, self.artifacts)
+
+    @property
+    def keys_folder(self) -> Path:
+        """Where private keys are: ``RECAST_KEYS``, or ``artifacts/keys``."""
+        given = os.environ.get("RECAST_KEYS")
+        return Path(given).absolute() if given else self.artifacts / "keys"
+
+    @cached_property
+    def keyring(self) -> Keyring:
+        """The keys that this person can sign with."""
+        from pipeline.cli.terminal import ask_secret
+        from pipeline.trust.keys import Keyring
+
+        return Keyring(self.keys_folder, ask_secret)
+
+    def find_root(self) -> Path | None:
+        """The file with the root of trust; None before `recast init`."""
+        given = os.environ.get("RECAST_ROOT")
+        if given:
+            return Path(given).absolute()
+        places = (self.project / "images" / "root.json", self.keys_folder / "root.json")
+        return next((place for place in places if place.is_file()), None)
+
+    @cached_property
+    def trust(self) -> TrustClient:
+        """What the store says, verified.
+
+        Raises:
+            UsageError: there is no root of trust yet.
+            TrustError: it is not valid.
+        """
+        from pipeline.trust.client import TrustClient
+
+        path = self.find_root()
+        if path is None:
+            raise UsageError(
+                "this project has no signed store yet",
+                hint="`recast init` makes its keys and the store. Where it has one already, get "
+                "its root.json from a colleague, and put it at images/root.json.",
+            )
+        root = path.read_bytes()
+        from pipeline import digest
+
+        # Its own memory of versions for each store: one that was moved back is noticed.
+        name = digest.of_bytes(self.store.url.encode() + root)[:16]
+        return TrustClient(self.store, self.artifacts / "cache" / "trust" / name, root)
+
+    @cached_property
+    def repository(self) -> Repository:
+        """The signed metadata of the store, to change.
+
+        Raises:
+            UsageError, TrustError: as :attr:`trust`.
+        """
+        from pipeline.trust.repository import Repository
+
+        return Repository(
+            self.store,
+            self.trust,
+            self.keyring,
+            self.channels,
+            single_writer=self.settings.store.single_writer,
+        )
+
+    @cached_property
+    def published(self) -> PublishedReleases:
+        """The releases in the store."""
+        from pipeline.channels.published import PublishedReleases
+
+        return PublishedReleases(self.store)
 
     def plan(
         self, *, only: Sequence[str] = (), since: str | None = None, refresh: bool = False

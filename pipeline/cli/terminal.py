@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import shutil
 import sys
@@ -12,8 +13,10 @@ from typing import IO
 import click
 
 from pipeline.clock import duration
+from pipeline.errors import UsageError
 
 __all__ = [
+    "ask_secret",
     "colour",
     "coloured",
     "duration",
@@ -122,3 +125,20 @@ def printable(text: str, stream: IO[str] | None = None) -> str:
         plain = text.translate(_PLAIN)
         return plain.encode(encoding, errors="replace").decode(encoding)
     return text
+
+
+def ask_secret(what: str) -> str:
+    """A passphrase or PIN, typed without being shown: from ``RECAST_PASSPHRASE``, or asked for.
+
+    Raises:
+        UsageError: it is needed, not in the environment, and nobody is there to be asked.
+    """
+    given = os.environ.get("RECAST_PASSPHRASE")
+    if given is not None:
+        return given
+    if not (is_terminal(sys.stdin) and is_terminal(sys.stderr)):
+        raise UsageError(
+            f"the {what} is needed, and there is no terminal to ask on",
+            hint="Set RECAST_PASSPHRASE.",
+        )
+    return getpass.getpass(f"{what}: ", sys.stderr)

@@ -18,6 +18,7 @@ from pipeline.models.fields import (
 
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _URL = re.compile(r"(https?://[^/@\s]+(/\S*)?|(file|copy):(//)?/\S*)")
+_STORE = re.compile(r"(file|s3|https?)://\S+|[^\s:]+")
 _SECRET = re.compile(r"https?://[^/\s]*@")
 
 
@@ -37,6 +38,33 @@ def _url(url: str) -> str:
 
 _ArchiveName = Annotated[str, AfterValidator(_name)]
 _Url = Annotated[str, AfterValidator(_url)]
+
+
+def _store_url(url: str) -> str:
+    if _STORE.fullmatch(url) is None:
+        refuse(
+            f"expected a folder, or a URL such as s3://bucket/prefix or https://…, got {shown(url)}"
+        )
+    if re.match(r"[a-z0-9]+://[^/\s]*@", url):
+        refuse("a store's URL cannot hold a user or password: use the cloud's own configuration")
+    return url
+
+
+class StoreSettings(Model):
+    """Where releases and signed metadata are published."""
+
+    url: Annotated[str, AfterValidator(_store_url)] = Field(
+        default="artifacts/store",
+        description="A folder (relative to the project), s3://BUCKET[/PREFIX], or, to read only, "
+        "http(s)://…. RECAST_STORE overrides it.",
+    )
+    endpoint: _Url | None = Field(default=None, description="URL of an S3 server that is not AWS.")
+    region: str | None = Field(default=None, pattern=r"^[a-z0-9-]+$", description="S3 region.")
+    single_writer: bool = Field(
+        default=False,
+        description="Nobody else ever writes to this store at the same time. Needed where a "
+        "server cannot make a write depend on what is there.",
+    )
 
 
 class Settings(Model):
@@ -63,4 +91,7 @@ class Settings(Model):
         default_factory=dict,
         description="Package archives by distribution, security ones as `<name>-security`.",
         examples=[{"debian": "https://mirror.example/debian"}],
+    )
+    store: StoreSettings = Field(
+        default=StoreSettings(), description="Where releases are published."
     )
