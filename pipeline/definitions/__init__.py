@@ -1,4 +1,4 @@
-"""Reading ``images/``: every definition, the settings, and everything that is wrong with them.
+"""Reading ``images/``: every definition, settings, channels, and all that is wrong with them.
 
 An error lists all problems of all files at once, one per line, each as
 ``images/edge-web/image.yaml:7: persist[0]: expected an absolute path, got "var/log"``.
@@ -12,16 +12,18 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from pipeline.definitions.checks import Loaded, check
+from pipeline.definitions.checks import Loaded, check, check_channels
 from pipeline.definitions.document import Document, Problem, read
 from pipeline.definitions.wording import problems_of, unknown_key
 from pipeline.errors import DefinitionError, UsageError
-from pipeline.models.fields import Model
+from pipeline.models.channel import Channels
+from pipeline.models.fields import FROM_FILE, Model
 from pipeline.models.image import Catalog, ImageDefinition
 from pipeline.models.settings import Settings
 
 DEFINITION = "image.yaml"
 SETTINGS = "settings.yaml"
+CHANNELS = "channels.yaml"
 ELEMENTS = "elements"
 """The folder under ``images/`` that holds elements, and can hold no image."""
 
@@ -98,17 +100,57 @@ def load_settings(images_dir: Path) -> Settings:
     Raises:
         DefinitionError: it is not valid; the message lists all problems, one per line.
     """
-    file = images_dir / SETTINGS
-    if not file.exists():
-        return Settings()
-    document = read(file, f"{images_dir.name}/{SETTINGS}")
-    if document.empty:
-        return Settings()
-    problems = list(document.problems)
-    settings = _validated(Settings, document, problems)
+    _, settings, problems = _single(Settings, images_dir, SETTINGS)
     if problems or settings is None:
         raise _error(problems, hint="`recast schema settings` prints what the settings may hold.")
     return settings
+
+
+def load_channels(images_dir: Path, *, providers: Collection[str] = PROVIDERS) -> Channels:
+    """Read a project's ``channels.yaml``; without one, or with an empty one, all defaults hold.
+
+    Args:
+        images_dir: the project's folder ``images/``.
+        providers: the names that gates may use under ``tests``.
+
+    Raises:
+        DefinitionError: it is not valid; the message lists all problems, one per line.
+    """
+    document, channels, problems = _single(Channels, images_dir, CHANNELS)
+    if document is not None:
+        images = {folder.name for folder in _images(images_dir)}
+        problems.extend(check_channels(document, images, providers))
+    if problems or channels is None:
+        raise _error(problems, hint="`recast schema channels` prints what channels may hold.")
+    return channels
+
+
+def _single(
+    model: type[_M], images_dir: Path, name: str
+) -> tuple[Document | None, _M | None, list[Problem]]:
+    """One file for the whole project, which need not be there: it, its meaning, its problems."""
+    file = images_dir / name
+    problems: list[Problem] = []
+    short = file.with_suffix(".yml")
+    if short.exists():
+        text = f"rename it to {name}" if not file.exists() else f"remove it: {name} is there too"
+        problems.append(Problem(f"{images_dir.name}/{short.name}", 0, 0, text))
+    if not file.exists() and not file.is_symlink():
+        return None, model(), problems
+    document = read(file, f"{images_dir.name}/{name}")
+    if document.empty:
+        return None, model(), problems
+    problems.extend(document.problems)
+    return document, _validated(model, document, problems), problems
+
+
+def _images(images_dir: Path) -> list[Path]:
+    """The folders that hold an image's definition."""
+    return [
+        folder
+        for folder in _folders(images_dir)
+        if folder.name != ELEMENTS and (folder / DEFINITION).is_file()
+    ]
 
 
 def _folders(images_dir: Path) -> list[Path]:
@@ -148,7 +190,7 @@ def _validated(model: type[_M], document: Document, problems: list[Problem]) -> 
                 problems.append(document.problem((name,), unknown_key(name, model)))
                 plain = {key: value for key, value in plain.items() if key != name}
     try:
-        return model.model_validate(plain)
+        return model.model_validate(plain, context={FROM_FILE: True})
     except ValidationError as error:
         problems.extend(problems_of(error, model, document))
         return None

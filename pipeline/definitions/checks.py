@@ -51,6 +51,36 @@ def check(images: Mapping[str, Loaded], providers: Collection[str]) -> list[Prob
     return found
 
 
+def check_channels(
+    document: Document, images: Collection[str], providers: Collection[str]
+) -> list[Problem]:
+    """What ``channels.yaml`` names and the project does not have.
+
+    Args:
+        document: the file.
+        images: the names of the project's images.
+        providers: the names of the providers that there are.
+    """
+    found: list[Problem] = []
+    channels = document.at("channels")
+    for index in range(len(channels) if isinstance(channels, list) else 0):
+        route: Route = ("channels", index, "gates", "tests")
+        found.extend(_unknown(document, route, "provider", providers))
+    found.extend(_unknown(document, ("images",), "image", images))
+    return found
+
+
+def _unknown(
+    document: Document, route: Route, what: str, known: Collection[str]
+) -> Iterator[Problem]:
+    """A problem for each entry of the list at *route* that is not *known*."""
+    given = document.at(*route)
+    for index, name in enumerate(given if isinstance(given, list) else ()):
+        if isinstance(name, str) and name not in known:
+            near = did_you_mean(name, known) or f"; known: {listed(sorted(known)) or 'none'}"
+            yield document.problem((*route, index), f"there is no {what} {shown(name)}{near}")
+
+
 def _parent_of(loaded: Loaded) -> str | None:
     parent = loaded.document.at("from")
     return parent if isinstance(parent, str) else None
@@ -118,13 +148,7 @@ def _inside(path: Path, folder: Path) -> bool:
 
 
 def _providers(loaded: Loaded, known: Collection[str]) -> Iterator[Problem]:
-    given = loaded.document.at("tests", "providers")
-    for index, provider in enumerate(given if isinstance(given, list) else ()):
-        if isinstance(provider, str) and provider not in known:
-            near = did_you_mean(provider, known) or f"; known: {listed(sorted(known))}"
-            yield loaded.document.problem(
-                ("tests", "providers", index), f"there is no provider {shown(provider)}{near}"
-            )
+    return _unknown(loaded.document, ("tests", "providers"), "provider", known)
 
 
 def _persist(

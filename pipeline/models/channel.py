@@ -6,7 +6,14 @@ import re
 from itertools import pairwise
 from typing import Annotated, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    ValidationInfo,
+    WithJsonSchema,
+    model_validator,
+)
 
 from pipeline.models.fields import (
     Duration,
@@ -15,6 +22,7 @@ from pipeline.models.fields import (
     Model,
     Size,
     WholeNumber,
+    bare_number,
     distinct,
     refuse,
     shown,
@@ -27,9 +35,9 @@ _PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%")
 _DAY = 86400.0
 
 
-def _share(value: object) -> float:
-    if isinstance(value, float) and 0 < value <= 1:  # what a dump of the model holds
-        return value
+def _share(value: object, info: ValidationInfo) -> float:
+    if isinstance(value, int | float) and bare_number(value, info) and 0 < value <= 1:
+        return float(value)
     match = _PERCENT.fullmatch(value.strip()) if isinstance(value, str) else None
     if match is None or not 0 < float(match[1]) <= 100:
         refuse(f"expected a share such as 1% or 100%, got {shown(value)}")

@@ -7,6 +7,7 @@ several problems in one value, it raises one error that carries them all
 
 from __future__ import annotations
 
+import contextlib
 import json
 import posixpath
 import re
@@ -21,6 +22,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    ValidationInfo,
     WithJsonSchema,
 )
 from pydantic_core import PydanticCustomError
@@ -30,8 +32,18 @@ from pipeline.files import parse_size
 ENTRY_PROBLEMS = "recast_entries"
 PROBLEM = "recast"
 
+FROM_FILE = "recast_file"
+"""Key of a validation's context, set while a file that a person wrote is read.
+
+Lengths of time and shares are text there, as the schema says; a bare number is what a dump of a
+model holds, and would leave open what it counts.
+"""
+
 Problems = list[tuple[int | str, str]]
 """Pairs of an entry's index or key, and what is wrong with it."""
+
+MAX_DURATION = 36500 * 86400.0
+"""The longest time that anything is asked to wait, in seconds: a slip of the keyboard is more."""
 
 _DURATION_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhd])", re.ASCII)
@@ -228,15 +240,24 @@ def format_duration(seconds: float) -> str:
     return f"{whole}s"
 
 
-def _duration(value: object) -> float:
-    if isinstance(value, float):  # what a dump of the model holds
-        return value
-    if isinstance(value, str):
-        try:
-            return parse_duration(value)
-        except ValueError:
-            pass
-    refuse(f"expected a length of time such as 30m, 24h or 7d, got {shown(value)}")
+def bare_number(value: object, info: ValidationInfo) -> bool:
+    """Is *value* a number as a dump of a model holds it, and not one that a person wrote?"""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and not (info.context or {}).get(FROM_FILE)
+
+
+def _duration(value: object, info: ValidationInfo) -> float:
+    seconds = float("nan")
+    with contextlib.suppress(ValueError, OverflowError):
+        if isinstance(value, str):
+            seconds = parse_duration(value)
+        elif isinstance(value, int | float) and bare_number(value, info):
+            seconds = float(value)
+    if not seconds >= 0:  # which nothing that is no number is
+        refuse(f"expected a length of time such as 30m, 24h or 7d, got {shown(value)}")
+    if seconds > MAX_DURATION:
+        refuse(f"expected at most {format_duration(MAX_DURATION)}, got {shown(value)}")
+    return seconds
 
 
 Duration = Annotated[
