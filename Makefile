@@ -26,7 +26,7 @@ SYSTEM_PACKAGES := \
 	mtools openssh-client ovmf python3-venv qemu-system-x86 qemu-utils sudo tar util-linux xz-utils zstd
 
 # The disks of small trees are made with the host's own tools, and read with those of others.
-TEST_PACKAGES := cryptsetup-bin erofs-utils libc-bin
+TEST_PACKAGES := cryptsetup-bin erofs-utils jq libc-bin
 
 .PHONY: help
 help: ## show this list
@@ -49,10 +49,12 @@ test-unit: venv ## the fast tests alone (unit, contract)
 	$(BIN)/python -m pytest tests/unit tests/contract
 
 .PHONY: lint
-lint: venv ## style (ruff) and the floors of the packages (import-linter)
+lint: venv ## style (ruff), the floors of the packages (import-linter), the workflows (zizmor)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/zizmor --offline --no-progress --quiet .github/workflows
 
 .PHONY: type
 type: venv ## types (mypy --strict)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pipeline import digest
 from pipeline.cli.context import Context
 from pipeline.cli.terminal import colour, duration, printable, table
 from pipeline.clock import iso, now
@@ -66,11 +67,32 @@ def as_data(plan: Plan) -> dict[str, object]:
             }
             for planned in plan.images
         ],
+        "families": families(plan),
         "untouched": list(plan.untouched),
         "archives": {name: at and iso(at) for name, at in plan.archives.items()},
         "notes": list(plan.notes),
         "seconds": round(plan.seconds, 3),
     }
+
+
+def families(plan: Plan) -> list[dict[str, object]]:
+    """What may be worked on apart: base images with all that stands on them and has work to do.
+
+    Returns:
+        For each: ``name`` (the base image), ``images`` (those to build or test, parents first), and
+        ``key``, a digest over their build keys, for caches.
+    """
+    base: dict[str, str] = {}
+    for planned in plan.images:  # parents come first
+        base[planned.image] = base.get(planned.parent or "", planned.parent or planned.image)
+    found = []
+    for name in dict.fromkeys(base.values()):
+        members = [planned for planned in plan.images if base[planned.image] == name]
+        todo = [p.image for p in members if p.action == "build" or p.test]
+        if todo:
+            key = digest.of_data([planned.build_key for planned in members])
+            found.append({"name": name, "images": todo, "key": key})
+    return found
 
 
 def as_text(plan: Plan, since: str | None = None) -> str:
