@@ -85,7 +85,7 @@ def families(plan: Plan) -> list[dict[str, object]]:
     base: dict[str, str] = {}
     for planned in plan.images:  # parents come first
         base[planned.image] = base.get(planned.parent or "", planned.parent or planned.image)
-    found = []
+    found: list[dict[str, object]] = []
     for name in dict.fromkeys(base.values()):
         members = [planned for planned in plan.images if base[planned.image] == name]
         todo = [p.image for p in members if p.action == "build" or p.test]
