@@ -47,13 +47,14 @@ POINTERS = "targets/"
 PROPOSALS = "proposals/"
 TIMESTAMP_KEY = f"{METADATA}{TIMESTAMP}.json"
 
-# The most bytes that are read of each file, so that nobody can fill a reader's memory. As
-# python-tuf's own limits; a channel has some 250 bytes for each image.
-MAX_ROOT = 512_000
-MAX_TIMESTAMP = 16_384
-MAX_SNAPSHOT = 2_000_000
-MAX_TARGETS = 5_000_000
-MAX_POINTER = 1_000_000
+# The most bytes that are read of each file, so that nobody can fill a reader's memory; writers
+# refuse to make a larger one. A key has some 250 bytes, a channel 250 bytes for each image, and
+# a pointer 10 KiB with two releases and 20 revocations.
+MAX_ROOT = 128 << 10
+MAX_TIMESTAMP = 16 << 10
+MAX_SNAPSHOT = 64 << 10
+MAX_TARGETS = 1 << 20
+MAX_POINTER = 64 << 10
 MAX_PROPOSAL = 10_000_000
 
 MAX_ROOT_ROTATIONS = 256
