@@ -2,7 +2,7 @@
 
 Everything in a store but ``metadata/timestamp.json`` is written once and never changed, so a key
 names the same bytes for ever and any cache may keep them. A key is a relative path of letters,
-digits and ``. _ - % / @ + =``.
+digits and ``. _ - % / @ + =``; no part of it begins with a dot, for hidden files are a folder's own.
 
 ``create`` and ``replace`` are how several writers keep out of each other's way: of two that
 create one key one gets :class:`ExistsError`, and of two that replace one state of an object one
@@ -21,7 +21,8 @@ from typing import Protocol
 from pipeline.command import Stop
 from pipeline.errors import ConflictError, RecastError, UsageError
 
-_KEY = re.compile(r"[A-Za-z0-9._%@+=-]+(/[A-Za-z0-9._%@+=-]+)*")
+_PART = r"[A-Za-z0-9_%@+=-][A-Za-z0-9._%@+=-]*"
+_KEY = re.compile(rf"{_PART}(/{_PART})*")
 _MAX_KEY = 512  # bytes; S3 allows 1024, its prefix included
 
 Progress = Callable[[int], None]
@@ -97,8 +98,12 @@ class Reader(Protocol):
     def stream(self, key: str, *, start: int = 0) -> Iterator[bytes]:
         """The bytes of an object from byte *start* on, in pieces of at most 1 MiB.
 
-        A connection that is cut is taken up again where it stood, a few times; an object that
-        changes meanwhile is an error. Raises what :meth:`get` raises, limit aside.
+        From its end on there is nothing. A connection that is cut is taken up again where it
+        stood, a few times. Errors come with the first piece at the earliest.
+
+        Raises:
+            ChangedError: the object became another one meanwhile.
+            MissingError, NetworkError, HostError: as :meth:`get`.
         """
 
     def find(self, key: str) -> Info | None:
@@ -192,8 +197,7 @@ def check_key(key: str) -> str:
     Raises:
         UsageError: it is not a key.
     """
-    parts = key.split("/")
-    if not _KEY.fullmatch(key) or len(key) > _MAX_KEY or any(p in (".", "..") for p in parts):
+    if not _KEY.fullmatch(key) or len(key) > _MAX_KEY:
         raise UsageError(f"{key!r} is no key of a store")
     return key
 
