@@ -191,10 +191,12 @@ class ChannelState(Record):
         event: what this version of the metadata changed.
         previous: SHA-256 of the file of the version before, empty for the first: the newest
             version vouches for the whole history.
+        targets_version: the version of ``targets`` whose keys signed this one.
         frozen: why nothing moves now; empty if it is not frozen.
     """
 
     event: Event
     previous: str = ""
     previous_version: int = 0
+    targets_version: int = 0
     frozen: str = ""
