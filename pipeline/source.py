@@ -1,7 +1,9 @@
 """What git knows about a project: the commit, whether something was changed beside it, and what.
 
 Only ``images/``, ``pipeline/`` and ``stages/`` count as changes: a note in the README makes no
-other image. Of these a user's own repository may have the first alone.
+other image. Of these a user's own repository may have the first alone. Settings, channels and the
+root of trust, though they are in ``images/``, say where a build happens and what becomes of it,
+and shape no byte of it: one may be edited while a release is on its way.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ _DIRTY_CHARS = 8
 _DIRTY = ".dirty."
 
 _BUILT_FROM = ("images", "pipeline", "stages")
+_NOT_BUILT_FROM = ("images/settings.yaml", "images/channels.yaml", "images/root.json")
 # A push that changes these may bring another diskimage-builder, and so another image.
 _TOOLS = ("pyproject.toml", ":(glob)*.lock", ":(glob)requirements*.txt")
 
@@ -118,6 +121,7 @@ def _status(project: Path) -> list[str]:
     listing = _git(
         project, "status", "--porcelain", "-z", "--untracked-files=all", "--no-renames",
         "--ignore-submodules=none", "--", *_BUILT_FROM,
+        *(f":(exclude){path}" for path in _NOT_BUILT_FROM),
     )  # fmt: skip
     return sorted(entry[3:] for entry in listing.split("\0") if entry)
 

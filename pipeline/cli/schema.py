@@ -9,9 +9,9 @@ import click
 
 from pipeline.errors import UsageError
 from pipeline.files import write_atomically
-from pipeline.models.schema import image_schema, settings_schema
+from pipeline.models.schema import channels_schema, image_schema, settings_schema
 
-_SCHEMAS = {"image": image_schema, "settings": settings_schema}
+_SCHEMAS = {"image": image_schema, "settings": settings_schema, "channels": channels_schema}
 
 
 @click.command()
@@ -24,7 +24,7 @@ _SCHEMAS = {"image": image_schema, "settings": settings_schema}
 )
 @click.option("--json", "_as_json", is_flag=True, help="Changes nothing: a schema is JSON.")
 def schema(what: str, output: Path | None, _as_json: bool) -> int:
-    """Print the JSON Schema of image definitions, or of the settings.
+    """Print the JSON Schema of image definitions, of the settings, or of the channels.
 
     An editor with a YAML language server completes and checks a definition that names the
     schema in its first line, as a path relative to the file or absolute:
@@ -36,6 +36,7 @@ def schema(what: str, output: Path | None, _as_json: bool) -> int:
     Example:
       recast schema --output .schemas/image.json
       recast schema settings --output .schemas/settings.json
+      recast schema channels --output .schemas/channels.json
     """
     text = json.dumps(_SCHEMAS[what](), indent=2, ensure_ascii=False) + "\n"
     if output is None:

@@ -6,7 +6,7 @@ import difflib
 import types
 from collections.abc import Callable, Iterable, Iterator
 from datetime import date
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Union, cast, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -29,6 +29,11 @@ _MEANT = {
     "formats": "outputs",
     "octal": "mode",
     "mirrors": "mirror",
+    "rollout": "waves",
+    "percent": "share",
+    "percentage": "share",
+    "reviewers": "approvals",
+    "threshold": "approvals",
 }
 _EXPLAINED = {
     "version": "unknown key; the version comes from the commit and is never written down",
@@ -61,12 +66,26 @@ def problems_of(
         route = _route(details, document)
         if any(route[: len(spoilt)] == spoilt for spoilt in document.spoilt):
             continue
+        if _miscounted(details):
+            continue
         if details["type"] == ENTRY_PROBLEMS:
             entries = details["ctx"]["problems"]
-            found.extend(document.problem((*route, where), text) for where, text in entries)
+            for where, text in entries:
+                deeper = where if isinstance(where, tuple) else (where,)
+                found.append(document.problem((*route, *deeper), text))
         else:
             found.append(document.problem(route, _sentence(details, route, model, document)))
     return found
+
+
+def _miscounted(details: ErrorDetails) -> bool:
+    """Does pydantic miss entries only because they are wrong, each of which it tells besides?"""
+    given = details["input"]
+    return (
+        details["type"] == "too_short"
+        and isinstance(given, list)
+        and len(given) >= details.get("ctx", {})["min_length"]
+    )
 
 
 def _route(details: ErrorDetails, document: Document) -> Route:
@@ -158,6 +177,18 @@ def _some(_got: str, _value: object, _context: dict[str, Any]) -> str:
     return "expected at least one entry, got none"
 
 
+def _few(_got: str, value: object, context: dict[str, Any]) -> str:
+    return f"expected at most {context['max_length']} entries, got {len(cast(list[Any], value))}"
+
+
+def _short_text(_got: str, value: object, context: dict[str, Any]) -> str:
+    return f"expected at most {context['max_length']} characters, got {len(str(value))}"
+
+
+def _yes_no(got: str, _value: object, _context: dict[str, Any]) -> str:
+    return f"expected true or false, got {got}"
+
+
 _EXPECTED: dict[str, Callable[[str, object, dict[str, Any]], str]] = {
     "string_type": _text,
     "int_type": _number,
@@ -170,6 +201,10 @@ _EXPECTED: dict[str, Callable[[str, object, dict[str, Any]], str]] = {
     "greater_than_equal": _at_least,
     "less_than_equal": _at_most,
     "too_short": _some,
+    "too_long": _few,
+    "string_too_long": _short_text,
+    "bool_type": _yes_no,
+    "bool_parsing": _yes_no,
 }
 
 

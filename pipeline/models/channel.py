@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from itertools import pairwise
-from typing import Annotated, Self
+from typing import Annotated
 
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    Field,
-    ValidationInfo,
-    WithJsonSchema,
-    model_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, WithJsonSchema
 
+from pipeline.errors import UsageError
 from pipeline.models.fields import (
+    DeepProblems,
     Duration,
     ImageName,
     Label,
@@ -24,7 +20,10 @@ from pipeline.models.fields import (
     WholeNumber,
     bare_number,
     distinct,
+    format_duration,
     refuse,
+    refuse_entries,
+    repeated,
     shown,
 )
 
@@ -32,7 +31,8 @@ RESERVED = ("root", "targets", "snapshot", "timestamp", "builder", "tester")
 """Names of roles that no channel can have."""
 
 _PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%")
-_DAY = 86400.0
+_HOUR = 3600.0
+_DAY = 24 * _HOUR
 
 
 def _share(value: object, info: ValidationInfo) -> float:
@@ -56,22 +56,61 @@ class Wave(Model):
 
     share: Share = Field(description="Of all devices, those of the waves before included.")
     soak: Duration = Field(
-        default=0.0, description="Time from its opening until the next wave opens by itself."
+        default=0.0,
+        description="Time from its opening until the next wave opens by itself; needed in each "
+        "wave but the last.",
+        json_schema_extra={"default": "0s"},
     )
 
 
 def check_waves(waves: tuple[Wave, ...]) -> tuple[Wave, ...]:
     """Check that shares grow, and end with all devices."""
-    shares = [wave.share for wave in waves]
-    if not shares or shares[-1] != 1.0:
-        refuse("expected the last wave to have the share 100%")
-    if any(after <= before for before, after in pairwise(shares)):
-        refuse("expected each wave to have a larger share than the one before it")
+    if not waves or waves[-1].share != 1.0:
+        refuse("expected the last wave to have the share 100%: it is what brings it to all")
+    for index, (before, after) in enumerate(pairwise(waves), start=1):
+        if after.share <= before.share:
+            text = "expected a larger share than that of the wave before it, which it includes"
+            refuse_entries([((index, "share"), text)])
     return waves
 
 
 Waves = Annotated[tuple[Wave, ...], AfterValidator(check_waves)]
 ALL_AT_ONCE: tuple[Wave, ...] = (Wave(share=1.0),)
+
+
+def check_steps(waves: tuple[Wave, ...]) -> tuple[Wave, ...]:
+    """Check that each wave but the last is given a time of its own.
+
+    What was signed before is not measured by it; it is for what a person writes.
+    """
+    problems: DeepProblems = []
+    for index, wave in enumerate(waves[:-1]):
+        if not wave.soak:
+            text = "expected some time: without it the next wave opens in the same moment"
+            problems.append(((index, "soak"), text))
+    if waves[-1].soak:
+        text = "no wave comes after the last one: a soak is the time until the next wave opens"
+        problems.append(((len(waves) - 1, "soak"), text))
+    refuse_entries(problems)
+    return waves
+
+
+def _no_role(name: str) -> str:
+    if name in RESERVED:
+        refuse(f"no channel can be called {shown(name)}: it is the name of a role")
+    return name
+
+
+def _at_least(shortest: float, why: str) -> AfterValidator:
+    def check(seconds: float) -> float:
+        if seconds < shortest:
+            refuse(f"expected at least {format_duration(shortest)}: {why}")
+        return seconds
+
+    return AfterValidator(check)
+
+
+_Lifetime = Annotated[Duration, _at_least(1.0, "it would have expired when it is signed")]
 
 
 class Gates(Model):
@@ -84,7 +123,11 @@ class Gates(Model):
     tests: Annotated[tuple[Label, ...], AfterValidator(distinct)] = Field(
         default=("qemu",), description="Providers on which its tests must have passed."
     )
-    soak: Duration = Field(default=0.0, description="Minimum time in the channel before.")
+    soak: Duration = Field(
+        default=0.0,
+        description="Minimum time in the channel before.",
+        json_schema_extra={"default": "0s"},
+    )
     approvals: WholeNumber = Field(
         default=1, ge=1, le=16, description="Signatures of different keys that a change needs."
     )
@@ -101,10 +144,18 @@ class Gates(Model):
 class ChannelDefinition(Model):
     """A named pointer to releases, and what it takes to get into it."""
 
-    name: Label
-    description: str = Field(default="", max_length=200)
-    gates: Gates = Gates()
-    waves: Waves = Field(default=ALL_AT_ONCE, description="How a release spreads over devices.")
+    name: Annotated[Label, AfterValidator(_no_role)] = Field(
+        description="What commands and sites call it; devices follow a channel by its name."
+    )
+    description: str = Field(default="", max_length=200, description="For people.")
+    gates: Gates = Field(
+        default_factory=Gates, description="What a release must fulfil to enter it."
+    )
+    waves: Annotated[Waves, AfterValidator(check_steps)] = Field(
+        default=ALL_AT_ONCE,
+        description="How a release spreads over devices; to all at once when not given.",
+        json_schema_extra={"default": [{"share": "100%"}]},
+    )
 
 
 class Retention(Model):
@@ -116,7 +167,9 @@ class Retention(Model):
         le=100,
         description="Earlier releases of each image that a channel can be rolled back to.",
     )
-    grace: Duration = Field(
+    grace: Annotated[
+        Duration, _at_least(_HOUR, "what is being published right now must not go")
+    ] = Field(
         default=7 * _DAY,
         description="Age from which on a release that no channel holds may go.",
         json_schema_extra={"default": "7d"},
@@ -130,28 +183,28 @@ class Expiry(Model):
     long one is needed where people must come together to sign.
     """
 
-    root: Duration = Field(
+    root: _Lifetime = Field(
         default=365 * _DAY,
         description="Signed offline by several people: once a year they meet, and practise it.",
         json_schema_extra={"default": "365d"},
     )
-    targets: Duration = Field(
+    targets: _Lifetime = Field(
         default=365 * _DAY,
         description="Names the channels' keys; as rare as the root.",
         json_schema_extra={"default": "365d"},
     )
-    channel: Duration = Field(
+    channel: _Lifetime = Field(
         default=180 * _DAY,
         description="A quiet channel is confirmed twice a year by those who answer for it.",
         json_schema_extra={"default": "180d"},
     )
-    snapshot: Duration = Field(
+    snapshot: _Lifetime = Field(
         default=14 * _DAY,
         description="Signed online by `recast refresh`; twice the timestamp's, so that one "
         "failing job never expires both at once.",
         json_schema_extra={"default": "14d"},
     )
-    timestamp: Duration = Field(
+    timestamp: _Lifetime = Field(
         default=7 * _DAY,
         description="The longest that news can be held back from a site, and that the job which "
         "runs `recast refresh` may fail unnoticed.",
@@ -163,25 +216,35 @@ def _default_channels() -> tuple[ChannelDefinition, ...]:
     return tuple(ChannelDefinition(name=name) for name in ("dev", "candidate", "stable"))
 
 
+def _check_order(channels: tuple[ChannelDefinition, ...]) -> tuple[ChannelDefinition, ...]:
+    names = [channel.name for channel in channels]
+    problems: DeepProblems = [((place, "name"), text) for place, text in repeated(names)]
+    if channels[0].gates.soak:
+        text = f"{channels[0].name} is the first channel: there is none before it to wait in"
+        problems.append(((0, "gates", "soak"), text))
+    refuse_entries(problems)
+    return channels
+
+
 class Channels(Model):
     """The channels of a project, in the order in which a release goes through them."""
 
-    channels: tuple[ChannelDefinition, ...] = Field(
-        default_factory=_default_channels, min_length=1, max_length=16
+    channels: Annotated[tuple[ChannelDefinition, ...], AfterValidator(_check_order)] = Field(
+        default_factory=_default_channels,
+        min_length=1,
+        max_length=16,
+        description="In the order in which a release goes through them; `dev`, `candidate` and "
+        "`stable` when not given.",
     )
-    retention: Retention = Retention()
-    expiry: Expiry = Expiry()
-    images: tuple[ImageName, ...] | None = Field(
+    retention: Retention = Field(
+        default_factory=Retention, description="What `recast gc` leaves, and how long."
+    )
+    expiry: Expiry = Field(
+        default_factory=Expiry, description="How long signed metadata is good for."
+    )
+    images: Annotated[tuple[ImageName, ...], AfterValidator(distinct)] | None = Field(
         default=None, description="Images that are published; all when not given."
     )
-
-    @model_validator(mode="after")
-    def _names(self) -> Self:
-        distinct(self.names)
-        for name in self.names:
-            if name in RESERVED:
-                refuse(f"no channel can be called {name}: it is the name of a role")
-        return self
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -194,9 +257,38 @@ class Channels(Model):
         return self.channels[0]
 
     def __getitem__(self, name: str) -> ChannelDefinition:
-        return next(channel for channel in self.channels if channel.name == name)
+        """One channel.
+
+        Raises:
+            UsageError: there is no such channel; the hint names near ones.
+        """
+        found = next((channel for channel in self.channels if channel.name == name), None)
+        if found is None:
+            near = difflib.get_close_matches(name, self.names, n=1)
+            meant = f"Did you mean `{near[0]}`? " if near else ""
+            raise UsageError(
+                f"there is no channel `{name}`",
+                hint=f"{meant}Channels here, in order: {', '.join(self.names)}.",
+            )
+        return found
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names
 
     def before(self, name: str) -> ChannelDefinition | None:
-        """The channel from which releases come into *name*; None for the first."""
-        place = self.names.index(name)
+        """The channel from which releases come into *name*; None for the first.
+
+        Raises:
+            UsageError: there is no such channel.
+        """
+        place = self.channels.index(self[name])
         return self.channels[place - 1] if place else None
+
+    def after(self, name: str) -> ChannelDefinition | None:
+        """The channel into which releases go from *name*; None for the last.
+
+        Raises:
+            UsageError: there is no such channel.
+        """
+        place = self.channels.index(self[name]) + 1
+        return self.channels[place] if place < len(self.channels) else None

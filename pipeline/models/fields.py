@@ -42,6 +42,11 @@ model holds, and would leave open what it counts.
 Problems = list[tuple[int | str, str]]
 """Pairs of an entry's index or key, and what is wrong with it."""
 
+DeepProblems = list[tuple[tuple[int | str, ...], str]]
+"""The same of values inside of entries: an entry's index or key, and on from there."""
+
+_Entry = int | str | tuple[int | str, ...]
+
 MAX_DURATION = 36500 * 86400.0
 """The longest time that anything is asked to wait, in seconds: a slip of the keyboard is more."""
 
@@ -80,11 +85,12 @@ def refuse(text: str) -> NoReturn:
     raise PydanticCustomError(PROBLEM, "{text}", {"text": text})
 
 
-def refuse_entries(problems: Problems) -> None:
+def refuse_entries(problems: Sequence[tuple[_Entry, str]]) -> None:
     """Refuse some entries of a list or a mapping; do nothing when there are no problems.
 
     Args:
-        problems: pairs of the entry's index or key, and what is wrong with it.
+        problems: pairs of the place (an entry's index or key, or the way to a value in it), and
+            what is wrong with it.
 
     Raises:
         PydanticCustomError: carries every problem, each with its place.

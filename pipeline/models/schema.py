@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pipeline.models.channel import Channels
 from pipeline.models.fields import Model
 from pipeline.models.image import ImageDefinition
 from pipeline.models.settings import Settings
@@ -23,6 +24,11 @@ def image_schema() -> dict[str, Any]:
 def settings_schema() -> dict[str, Any]:
     """The JSON Schema (draft 2020-12) of ``images/settings.yaml``."""
     return _schema(Settings, "Recast settings")
+
+
+def channels_schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of ``images/channels.yaml``."""
+    return _schema(Channels, "Recast channels")
 
 
 def _schema(model: type[Model], title: str) -> dict[str, Any]:

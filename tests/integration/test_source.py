@@ -56,6 +56,25 @@ def test_only_what_images_are_made_of_makes_them_dirty(project: Path) -> None:
     assert source.read(project).dirty is not None
 
 
+@pytest.mark.parametrize("name", ["settings.yaml", "channels.yaml", "root.json"])
+@pytest.mark.parametrize("within", ["", "deep"])
+def test_what_shapes_no_byte_makes_no_image_dirty(project: Path, name: str, within: str) -> None:
+    top = project / within
+    (top / "images").mkdir(parents=True, exist_ok=True)
+    file = top / "images" / name
+    file.write_text("jobs: 1\n")
+    assert source.read(top).dirty is None, "new"
+    git(project, "add", ".")
+    git(project, "commit", "-qm", "with it")
+    file.write_text("jobs: 2\n")
+    assert source.read(top).dirty is None, "changed"
+    file.unlink()
+    assert source.read(top).dirty is None, "gone"
+    (top / "images" / "web").mkdir(exist_ok=True)
+    (top / "images" / "web" / name).write_text("")
+    assert source.read(top).dirty is not None, "an image's own file of that name is another thing"
+
+
 def test_each_kind_of_change_makes_another_version(project: Path) -> None:
     definition = project / "images" / "web" / "image.yaml"
     versions = [source.read(project).version]

@@ -280,6 +280,8 @@ def test_a_plan_for_an_image_has_its_parents_and_nothing_else() -> None:
         ("images/elements/nginx-site/install.d/50-x", ["edge-base", "edge-web"], ["other"]),
         ("images/elements/nobodys/install.d/50-x", [], ["edge-base", "other", "edge-web"]),
         ("images/settings.yaml", [], ["edge-base", "other", "edge-web"]),
+        ("images/channels.yaml", [], ["edge-base", "other", "edge-web"]),
+        ("images/root.json", [], ["edge-base", "other", "edge-web"]),
         ("pipeline/disk/erofs.py", ["edge-base", "other", "edge-web"], []),
         ("requirements.lock", ["edge-base", "other", "edge-web"], []),
     ],

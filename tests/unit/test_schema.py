@@ -65,7 +65,7 @@ def test_an_image_without_a_foundation_does_not_fit() -> None:
 
 
 def test_every_key_is_described_and_examples_fit() -> None:
-    for what in ("image", "settings"):
+    for what in ("image", "settings", "channels"):
         check = validator(what)
         data = check.schema
         for model in (data, *data.get("$defs", {}).values()):
