@@ -128,17 +128,21 @@ def printable(text: str, stream: IO[str] | None = None) -> str:
 
 
 def ask_secret(what: str) -> str:
-    """A passphrase or PIN, typed without being shown: from ``RECAST_PASSPHRASE``, or asked for.
+    """A passphrase or PIN, typed without being shown, or from the environment.
+
+    ``RECAST_PASSPHRASE`` is for key files. A token's PIN has a variable of its own, RECAST_PIN: a
+    few wrong PINs lock a token.
 
     Raises:
         UsageError: it is needed, not in the environment, and nobody is there to be asked.
     """
-    given = os.environ.get("RECAST_PASSPHRASE")
+    variable = "RECAST_PIN" if what.startswith("PIN") else "RECAST_PASSPHRASE"
+    given = os.environ.get(variable)
     if given is not None:
         return given
     if not (is_terminal(sys.stdin) and is_terminal(sys.stderr)):
         raise UsageError(
             f"the {what} is needed, and there is no terminal to ask on",
-            hint="Set RECAST_PASSPHRASE.",
+            hint=f"Set {variable}.",
         )
     return getpass.getpass(f"{what}: ", sys.stderr)

@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -194,7 +195,7 @@ def load_private(path: Path, ask: SecretsHandler | None) -> PrivateKeyTypes:
 def _read_private(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
-            mode = stat.S_IMODE(path.stat().st_mode)
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             if mode & _OPEN_TO_OTHERS:
                 raise HostError(
                     f"the private key {path} is open to others on this machine (mode {mode:04o})",

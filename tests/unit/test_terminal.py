@@ -6,7 +6,16 @@ import io
 
 import pytest
 
-from pipeline.cli.terminal import colour, coloured, is_terminal, printable, table, width
+from pipeline.cli.terminal import (
+    ask_secret,
+    colour,
+    coloured,
+    is_terminal,
+    printable,
+    table,
+    width,
+)
+from pipeline.errors import UsageError
 
 
 class Terminal(io.StringIO):
@@ -73,3 +82,17 @@ def test_what_cannot_be_shown_is_replaced() -> None:
     latin = io.TextIOWrapper(io.BytesIO(), encoding="latin-1")
     assert printable("a → b – ü", latin) == "a -> b - ü"
     assert printable("日", latin) == "?"
+
+
+def test_a_pin_and_a_passphrase_come_from_variables_of_their_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RECAST_PASSPHRASE", "of files")
+    monkeypatch.delenv("RECAST_PIN", raising=False)
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    assert ask_secret("passphrase of the key online") == "of files"
+    with pytest.raises(UsageError, match="PIN of the token") as caught:
+        ask_secret("PIN of the token with the key stable-1")
+    assert caught.value.hint == "Set RECAST_PIN."
+    monkeypatch.setenv("RECAST_PIN", "4321")
+    assert ask_secret("PIN of the token with the key stable-1") == "4321"
