@@ -1,0 +1,155 @@
+"""From one pointer to the next: pure functions for each way in which a channel can change."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from pydantic import TypeAdapter, ValidationError
+
+from pipeline import digest
+from pipeline.clock import iso
+from pipeline.errors import UsageError
+from pipeline.models.channel import ALL_AT_ONCE, Wave, Waves
+from pipeline.models.pointer import Held, Pointer, PublishedRelease, Revocation, Rollout
+
+_TIME_DIGITS = len("20260301.120000")  # a version begins with its commit's time
+_WAVES: TypeAdapter[tuple[Wave, ...]] = TypeAdapter(Waves)
+_EXAMPLE = "10%:1h,50%:4h,100%"
+
+
+def parse_waves(text: str) -> tuple[Wave, ...]:
+    """The waves in ``10%:1h,50%:4h,100%``: shares, each with its soak after a colon.
+
+    Raises:
+        UsageError: it is not that; says what was expected.
+    """
+    waves = []
+    for piece in text.split(","):
+        share, colon, soak = (word.strip() for word in piece.partition(":"))
+        waves.append({"share": share, **({"soak": soak} if colon else {})})
+    try:
+        return _WAVES.validate_python(waves)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise UsageError(
+            f"`{text}` is no list of waves: {first['msg']}", hint=f"Such as: {_EXAMPLE}."
+        ) from error
+
+
+def format_waves(waves: Sequence[Wave]) -> str:
+    """``10% for 1h, 50% for 4h, 100%``."""
+    from pipeline.models.fields import format_duration
+
+    parts = []
+    for index, wave in enumerate(waves):
+        last = index == len(waves) - 1
+        soak = "" if last else f" for {format_duration(wave.soak)}"
+        parts.append(f"{wave.share * 100:g}%{soak}")
+    return ", ".join(parts)
+
+
+def new_rollout(
+    channel: str, release: PublishedRelease, waves: Sequence[Wave], at: datetime
+) -> Rollout:
+    """The rollout of *release* in *channel* that starts at *at*.
+
+    Its id derives from these, so that a change that is decided twice (a lost race, a proposal)
+    is the same rollout: no device's place in it moves.
+    """
+    names = [channel, release.image, release.version, release.root_hash, iso(at)]
+    return Rollout(id=digest.of_data(names)[:16], waves=tuple(waves), wave=0, opened=at)
+
+
+def all_at_once() -> tuple[Wave, ...]:
+    """The waves of a rollout without waves."""
+    return ALL_AT_ONCE
+
+
+def moved(
+    pointer: Pointer | None,
+    channel: str,
+    release: PublishedRelease,
+    waves: Sequence[Wave],
+    *,
+    keep: int,
+    at: datetime,
+) -> Pointer:
+    """The pointer after *channel* took up *release*, forwards or back.
+
+    Args:
+        pointer: what the channel says now; None if nothing.
+        keep: how many releases that it can go back to the history holds; revoked ones do not
+            count, and are dropped with what is older than the last that counts.
+    """
+    rollout = new_rollout(channel, release, waves, at)
+    if pointer is None:
+        return Pointer(
+            channel=channel, image=release.image, release=release, since=at, rollout=rollout
+        )
+    return pointer.model_copy(
+        update={
+            "release": release,
+            "since": at,
+            "previous": pointer.release,
+            "history": _history(pointer, release, keep, at),
+            "rollout": rollout,
+        }
+    )
+
+
+def _history(
+    pointer: Pointer, release: PublishedRelease, keep: int, at: datetime
+) -> tuple[Held, ...]:
+    held = list(pointer.history)
+    old = pointer.release
+    if old is not None:
+        since = pointer.since or at
+        entry = Held(version=old.version, root_hash=old.root_hash, since=since, until=at)
+        held = [entry, *(each for each in held if each.version != old.version)]
+    kept: list[Held] = []
+    good = 0
+    for each in held:
+        if each.version == release.version:
+            continue
+        if good == keep or len(kept) == 2 * keep:
+            break
+        kept.append(each)
+        good += pointer.revocation(each.version, each.root_hash) is None
+    return tuple(kept)
+
+
+def revoked(
+    pointer: Pointer | None,
+    channel: str,
+    image: str,
+    revocation: Revocation,
+    *,
+    frozen: str = "",
+) -> Pointer | None:
+    """The pointer that refuses one version more; None if it refuses it already."""
+    if pointer is None:
+        return Pointer(channel=channel, image=image, revoked=(revocation,), frozen=frozen)
+    if any(
+        (each.version, each.root_hash) == (revocation.version, revocation.root_hash)
+        for each in pointer.revoked
+    ):
+        return None
+    return pointer.model_copy(update={"revoked": (*pointer.revoked, revocation)})
+
+
+def return_targets(pointer: Pointer) -> list[Held]:
+    """What the channel can be rolled back to, the most obvious first.
+
+    Releases that are not revoked, those first that are not newer than the present one: a newer
+    one was rolled back from, and going there again is seldom meant.
+    """
+    good = [e for e in pointer.history if pointer.revocation(e.version, e.root_hash) is None]
+    present = pointer.release.version[:_TIME_DIGITS] if pointer.release else ""
+    return sorted(good, key=lambda each: bool(present) and each.version[:_TIME_DIGITS] > present)
+
+
+def is_newer(held: Held, pointer: Pointer) -> bool:
+    """Is that release newer than what the channel holds now?"""
+    present = pointer.release
+    return present is not None and held.version[:_TIME_DIGITS] > present.version[:_TIME_DIGITS]
