@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -30,7 +30,24 @@ LATEST = "latest"
 _MANY = 5
 _SHORTEST_HASH = 6  # hexadecimal digits by which a root hash or a commit may be called
 _Model = TypeVar("_Model", bound=BaseModel)
+_Release = TypeVar("_Release")
 _ON_A_MACHINE = ("root", "verity", "uki")
+
+
+class Called(Protocol):
+    """What a release can be called by, wherever it is kept."""
+
+    @property
+    def version(self) -> str:
+        """Its version."""
+
+    @property
+    def commit(self) -> str:
+        """The commit that it was built from."""
+
+    @property
+    def root_hash(self) -> str:
+        """Its root hash."""
 
 
 class SizeChange(Record):
@@ -217,27 +234,14 @@ class Releases:
             UsageError: there is no such release, or more than one; names what is near.
             BuildError: its manifest cannot be read.
         """
-        image, version = self.split(words)
+        image, version = split(words)
         exact = self.find(image, version) if version else None
         if exact is not None:
             return exact
         stored = self.of(image)
         if not stored:
             raise self._no_image(image, known)
-        if version in ("", LATEST):
-            return stored[-1]
-        found = [s for s in stored if _is_called(s.release, version)]
-        if len(found) == 1:
-            return found[0]
-        raise _several(image, version, found) if found else _no_version(image, version, stored)
-
-    def split(self, words: str) -> tuple[str, str]:
-        """The image and the version in *words*; the version may be empty."""
-        image, at, version = words.partition("@")
-        if at or "_" not in words:
-            return image, version
-        image, _, rest = words.partition("_")
-        return image, rest.rpartition("_")[0] or rest
+        return choose(image, version, stored, lambda each: each.release)
 
     def _folders(self, image: str) -> list[Path]:
         if not image or "/" in image or image.startswith("."):
@@ -260,8 +264,7 @@ class Releases:
             return UsageError(
                 f"{image} has no release yet", hint=f"Build one with `recast run {image}`."
             )
-        names = sorted(defined | set(self.images()))
-        return UsageError(f"there is no image `{image}`", hint=_near(image, names, "image"))
+        return no_image(image, defined | set(self.images()))
 
 
 def read_verdict(path: Path) -> TestVerdict:
@@ -308,7 +311,49 @@ def _parse(model: type[_Model], path: Path) -> _Model:
         ) from error
 
 
-def _is_called(release: Release, text: str) -> bool:
+def split(words: str) -> tuple[str, str]:
+    """The image and the version in what a person calls a release; the version may be empty."""
+    image, at, version = words.partition("@")
+    if at or "_" not in words:
+        return image, version
+    image, _, rest = words.partition("_")
+    return image, rest.rpartition("_")[0] or rest
+
+
+def choose(
+    image: str,
+    version: str,
+    releases: Sequence[_Release],
+    called: Callable[[_Release], Called],
+) -> _Release:
+    """The one of an image's releases that a person calls *version*.
+
+    Args:
+        image: the image's name.
+        version: a version or its beginning, the beginning of a commit or of a root hash; the
+            newest release when it is empty or :data:`LATEST`.
+        releases: all of the image's, oldest first; there is at least one.
+        called: what each of them can be called by.
+
+    Raises:
+        UsageError: none or several are called that; names what is near.
+    """
+    if version in ("", LATEST):
+        return releases[-1]
+    found = [each for each in releases if _is_called(called(each), version)]
+    exact = [each for each in found if called(each).version == version]
+    if len(found) == 1 or exact:
+        return (exact or found)[0]
+    versions = [called(each).version for each in found or releases]
+    raise _several(image, version, versions) if found else _no_version(image, version, versions)
+
+
+def no_image(image: str, names: Iterable[str]) -> UsageError:
+    """The error for an image that nobody knows; says which of *names* is near."""
+    return UsageError(f"there is no image `{image}`", hint=_near(image, sorted(names)))
+
+
+def _is_called(release: Called, text: str) -> bool:
     if release.version.startswith(text):
         return True
     digits = text.removeprefix("g")
@@ -317,22 +362,19 @@ def _is_called(release: Release, text: str) -> bool:
     )
 
 
-def _several(image: str, version: str, found: Sequence[Stored]) -> UsageError:
-    names = ", ".join(s.release.version for s in found[-_MANY:])
+def _several(image: str, version: str, versions: Sequence[str]) -> UsageError:
+    names = ", ".join(versions[-_MANY:])
     return UsageError(
-        f"{len(found)} releases of {image} are called `{version}`",
-        hint=f"Say more of the version: {names}{', …' if len(found) > _MANY else ''}.",
+        f"{len(versions)} releases of {image} are called `{version}`",
+        hint=f"Say more of the version: {names}{', …' if len(versions) > _MANY else ''}.",
     )
 
 
-def _no_version(image: str, version: str, stored: Sequence[Stored]) -> UsageError:
-    versions = [s.release.version for s in stored]
-    return UsageError(
-        f"{image} has no release `{version}`", hint=_near(version, versions, "release")
-    )
+def _no_version(image: str, version: str, versions: Sequence[str]) -> UsageError:
+    return UsageError(f"{image} has no release `{version}`", hint=_near(version, versions))
 
 
-def _near(word: str, names: Sequence[str], what: str) -> str:
+def _near(word: str, names: Sequence[str]) -> str:
     if not names:
         return "Nothing was built here yet: `recast run` builds every image."
     near = difflib.get_close_matches(word, names, n=3, cutoff=0.5)

@@ -18,7 +18,7 @@ from pipeline.files import format_size
 from pipeline.models.image import Catalog
 from pipeline.models.release import TestVerdict
 from pipeline.models.run import RunRecord
-from pipeline.releases import ReleaseDiff, Releases, Stored, compare, format_growth
+from pipeline.releases import ReleaseDiff, Releases, Stored, compare, format_growth, split
 
 _LABEL = 14  # columns
 _SHORT = 12  # hexadecimal digits of a part's digest; --files has them all
@@ -46,7 +46,7 @@ def show(release: str, packages: bool, files: bool, as_json: bool) -> None:
     context = Context.find()
     store = Releases(context.artifacts)
     catalog = _catalog(context)
-    image, version = store.split(release)
+    image, version = split(release)
     if not version and catalog is not None and image in catalog and not store.of(image):
         _show_definition(catalog, image, as_json)
         return
