@@ -75,6 +75,9 @@ class PublishedRelease(Record):
     commit: Commit
     dirty: bool = False
     created: Moment = Field(description="The commit's time.")
+    built: Moment | None = Field(
+        default=None, description="When its root was written; orders the builds of one commit."
+    )
     build_key: str
     root_hash: Sha256
     boot_digest: str

@@ -131,7 +131,10 @@ def verify_evidence(
     if len(envelope) > MAX_ENVELOPE:
         raise TrustError(f"{what} has {len(envelope)} bytes, more than any has: {key} is refused")
     if digest.of_bytes(envelope) != evidence.stored.digest:
-        raise DigestError(f"{what} is damaged in the store: {key}", hint=_PUBLISH_AGAIN)
+        raise DigestError(
+            f"{what} is damaged in the store: {key}",
+            hint=f"Remove {key} from the store. {_PUBLISH_AGAIN}",
+        )
     payload, signers = _open(envelope, what, evidence.kind, keys, threshold)
     body = _understood(statements.Statement, payload, what)
     wanted = statements.PREDICATES[evidence.kind]
