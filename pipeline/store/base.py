@@ -2,7 +2,7 @@
 
 Everything in a store but ``metadata/timestamp.json`` is written once and never changed, so a key
 names the same bytes for ever and any cache may keep them. A key is a relative path of letters,
-digits and ``. _ - % / @ + =``; no part of it begins with a dot, for hidden files are a folder's own.
+digits and ``. _ - % / @ + =``; no part of it begins with a dot: hidden files are a folder's own.
 
 ``create`` and ``replace`` are how several writers keep out of each other's way: of two that
 create one key one gets :class:`ExistsError`, and of two that replace one state of an object one
