@@ -35,9 +35,8 @@ help: ## show this list
 		| sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 
 .PHONY: demo
-demo: system venv ## build, boot and test the sample images, and list their releases
-	$(AS_ROOT) $(BIN)/recast run
-	$(AS_ROOT) $(BIN)/recast images
+demo: system venv ## build, boot, test, sign and publish the sample images; promote one of them
+	$(AS_ROOT) .ci/demo
 
 .PHONY: test
 test: SYSTEM_PACKAGES += $(TEST_PACKAGES)
