@@ -238,8 +238,8 @@ def _read(store: Reader, sha256: str, size: int, most: int) -> bytes:
     if found != sha256:
         raise DigestError(
             f"{key} in {store.url} is damaged: its bytes have the digest {found[:_SHOWN]}…",
-            hint=f"Remove {key} from the store; `recast publish` then puts it there again, from where "
-            "the release was built.",
+            hint=f"Remove {key} from the store; `recast publish` then puts it there again, from "
+            "where the release was built.",
         )
     return data
 
