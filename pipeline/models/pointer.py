@@ -122,6 +122,11 @@ class Held(Record):
 
     version: Version
     root_hash: Sha256
+    manifest: Sha256 | None = Field(
+        default=None,
+        description="Digest of its manifest: what is signed here vouches for the description "
+        "that the store has of it when the channel goes back to it.",
+    )
     since: Moment
     until: Moment
 
@@ -141,7 +146,8 @@ class Pointer(Record):
     Attributes:
         release: what machines should run; None if it holds nothing but revocations.
         since: when *release* entered the channel.
-        previous: what it held before: a device that the rollout has not reached should run this.
+        previous: what it held before, and had spread everywhere: a device that the rollout has
+            not reached should run this.
         history: what it has held, the newest first; the present release is not in it.
         rollout: how *release* spreads; None only without a release.
         revoked: versions to refuse, wherever they come from.
