@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,6 +51,7 @@ class _Session:
     updater: Updater
     fetcher: StoreFetcher
     etag: str
+    channels: dict[str, TrustedChannel] = field(default_factory=dict)
 
 
 class TrustClient:
@@ -141,12 +142,12 @@ class TrustClient:
             TrustError, NetworkError, HostError: as :meth:`check`.
         """
         session = self._current()
-        if name not in session.trusted.channels:
+        if name not in session.trusted.channels or name not in session.trusted.versions:
             return None
-        with self._cache.in_use(), self._explained(session.fetcher):
-            session.updater.get_targetinfo(layout.pointer_path(name, _ANY))
-            data = self._cache.read(name) or b""
-            return read_channel(name, data, session.trusted, clock.now())
+        known = session.channels.get(name)
+        if known is None or known.metadata.signed.is_expired(clock.now()):
+            known = session.channels[name] = self._load_channel(session, name)
+        return known
 
     def pointer(self, channel: str, image: str) -> Pointer:
         """What a channel says of an image, verified.
@@ -230,6 +231,17 @@ class TrustClient:
             else role_status(trusted, role)
             for role in (*_TOP, *trusted.delegated)
         )
+
+    def _load_channel(self, session: _Session, name: str) -> TrustedChannel:
+        with self._cache.in_use(), self._explained(session.fetcher):
+            try:
+                session.updater.get_targetinfo(layout.pointer_path(name, _ANY))
+            except OSError:  # it was not kept, and TUF's client would not try again
+                self._session = None
+                raise
+            # The client keeps in this file what it has verified, and does not give it out.
+            data = self._cache.read(name) or b""
+            return read_channel(name, data, session.trusted, clock.now())
 
     def _channel_status(self, trusted: TrustedMetadata, name: str) -> RoleStatus:
         status = role_status(trusted, name)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from tuf.api.exceptions import DownloadHTTPError
 from tuf.ngclient import FetcherInterface
 
-from pipeline.errors import TrustError
+from pipeline.errors import TrustError, UsageError
 from pipeline.store.base import MissingError, Reader
 from pipeline.trust import layout
 
@@ -73,6 +73,7 @@ def read_limited(store: Reader, key: str, limit: int) -> bytes:
     Raises:
         DownloadHTTPError: there is none.
         EndlessError: it is longer than *limit*.
+        TrustError: there can be none of that name.
         NetworkError, HostError: as :meth:`Reader.get`.
     """
     try:
@@ -81,6 +82,11 @@ def read_limited(store: Reader, key: str, limit: int) -> bytes:
         raise DownloadHTTPError(str(error), _NOT_FOUND) from error
     except TrustError as error:
         raise endless(store, key, limit) from error
+    except UsageError as error:
+        raise TrustError(
+            f"the signed metadata in {store.url} names {key[:80]}…, which no store can have",
+            hint="Whoever signed it did so with one of the store's keys: ask those who hold them.",
+        ) from error
 
 
 def endless(store: Reader, key: str, limit: int) -> EndlessError:

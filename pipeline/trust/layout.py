@@ -58,8 +58,12 @@ MAX_POINTER = 64 << 10
 MAX_PROPOSAL = 10_000_000
 
 MAX_ROOT_ROTATIONS = 256
-"""Versions of the root that are followed in one go."""
+"""Versions of the root that are followed in one go.
 
+A new root is followed by a new timestamp: a client that sees no new timestamp looks for no root.
+"""
+
+_POINTER_PATH = re.compile(r"([a-z0-9][a-z0-9-]{0,62})/([a-z][a-z0-9-]{0,62})\.json")
 _VERSIONED = re.compile(r"metadata/(\d+)\.([a-z0-9][a-z0-9-]*)\.json")
 
 
@@ -85,11 +89,10 @@ def parse_pointer_path(path: str) -> tuple[str, str]:
     Raises:
         ValueError: it is not such a path.
     """
-    channel, slash, file = path.partition("/")
-    image, dot, rest = file.rpartition(".")
-    if not (channel and slash and image and dot) or rest != "json" or "/" in image:
+    match = _POINTER_PATH.fullmatch(path)
+    if match is None:
         raise ValueError(f"{path!r} is not the path of a channel's image")
-    return channel, image
+    return match[1], match[2]
 
 
 def pointer_key(channel: str, image: str, sha256: str) -> str:
