@@ -27,7 +27,7 @@ from pipeline.models.fields import (
     shown,
 )
 
-RESERVED = ("root", "targets", "snapshot", "timestamp", "builder", "tester")
+RESERVED = ("root", "targets", "snapshot", "timestamp", "online", "builder", "tester")
 """Names of roles that no channel can have."""
 
 _PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%")

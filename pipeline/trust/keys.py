@@ -243,6 +243,17 @@ class Keyring:
             lines = path.read_text().splitlines(keepends=True)
             write_atomically(path, "".join(line for line in lines if not mine.match(line)))
 
+    @contextlib.contextmanager
+    def being_made(self) -> Iterator[None]:
+        """Hold the folder while the keys of a new project are made, apart from who does the same.
+
+        Raises:
+            BusyError: another process is at it.
+            HostError: the folder cannot be written.
+        """
+        with self._folder(), locked(self.folder / ".init", what="new keys", wait=False):
+            yield
+
     def _uris(self) -> dict[str, str]:
         path = self.folder / KEYS_FILE
         if not path.exists():
@@ -357,10 +368,14 @@ class Keyring:
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[None]:
+        with self._folder(), locked(self.folder / ".lock", what=f"the keys in {self.folder}"):
+            yield
+
+    @contextlib.contextmanager
+    def _folder(self) -> Iterator[None]:
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with locked(self.folder / ".lock", what=f"the keys in {self.folder}"):
-                yield
+            yield
         except OSError as error:
             raise HostError(
                 f"the key folder {self.folder} cannot be written: {error.strerror}",
