@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -71,6 +72,18 @@ class Desk:
         for name in channels:
             self.definition(name)
         return [self.view(name) for name in self.channels.names if not channels or name in channels]
+
+    def views_that_are(self) -> list[ChannelView]:
+        """All channels that have a role in the store, in order.
+
+        Raises:
+            TrustError, NetworkError: as :meth:`view`.
+        """
+        found = []
+        for name in self.channels.names:
+            with contextlib.suppress(UsageError):  # it is new, and has no role yet
+                found.append(self.view(name))
+        return found
 
 
 def near(word: str, names: Sequence[str]) -> str:

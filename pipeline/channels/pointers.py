@@ -10,8 +10,9 @@ from pydantic import TypeAdapter, ValidationError
 from pipeline import digest
 from pipeline.clock import iso
 from pipeline.errors import UsageError
-from pipeline.models.channel import ALL_AT_ONCE, Wave, Waves
+from pipeline.models.channel import Wave, Waves
 from pipeline.models.pointer import Held, Pointer, PublishedRelease, Revocation, Rollout
+from pipeline.policy.rollout import share
 
 _TIME_DIGITS = len("20260301.120000")  # a version begins with its commit's time
 _WAVES: TypeAdapter[tuple[Wave, ...]] = TypeAdapter(Waves)
@@ -61,28 +62,28 @@ def new_rollout(
     return Rollout(id=digest.of_data(names)[:16], waves=tuple(waves), wave=0, opened=at)
 
 
-def all_at_once() -> tuple[Wave, ...]:
-    """The waves of a rollout without waves."""
-    return ALL_AT_ONCE
-
-
 def moved(
     pointer: Pointer | None,
     channel: str,
     release: PublishedRelease,
-    waves: Sequence[Wave],
+    rollout: Rollout,
     *,
     keep: int,
-    at: datetime,
 ) -> Pointer:
     """The pointer after *channel* took up *release*, forwards or back.
 
+    A machine that the new rollout has not reached runs what had spread everywhere: a release
+    whose own rollout was cut short is not given to the rest by being replaced.
+
     Args:
         pointer: what the channel says now; None if nothing.
+        channel: its name.
+        release: what machines should run.
+        rollout: how it spreads, from when it opens.
         keep: how many releases that it can go back to the history holds; revoked ones do not
             count, and are dropped with what is older than the last that counts.
     """
-    rollout = new_rollout(channel, release, waves, at)
+    at = rollout.opened
     if pointer is None:
         return Pointer(
             channel=channel, image=release.image, release=release, since=at, rollout=rollout
@@ -91,11 +92,21 @@ def moved(
         update={
             "release": release,
             "since": at,
-            "previous": pointer.release,
+            "previous": _settled(pointer, at),
             "history": _history(pointer, release, keep, at),
             "rollout": rollout,
         }
     )
+
+
+def _settled(pointer: Pointer, at: datetime) -> PublishedRelease | None:
+    """What machines ran that the rollout of the present release had not reached."""
+    release, rollout = pointer.release, pointer.rollout
+    everywhere = rollout is None or (rollout.state != "halted" and share(rollout, at) >= 1)
+    for each in (release, pointer.previous) if everywhere else (pointer.previous,):
+        if each is not None and pointer.revocation(each.version, each.root_hash) is None:
+            return each
+    return None
 
 
 def _history(
@@ -105,7 +116,13 @@ def _history(
     old = pointer.release
     if old is not None:
         since = pointer.since or at
-        entry = Held(version=old.version, root_hash=old.root_hash, since=since, until=at)
+        entry = Held(
+            version=old.version,
+            root_hash=old.root_hash,
+            manifest=old.manifest.digest,
+            since=since,
+            until=at,
+        )
         held = [entry, *(each for each in held if each.version != old.version)]
     kept: list[Held] = []
     good = 0

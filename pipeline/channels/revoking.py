@@ -56,12 +56,12 @@ def find_root_hash(views: Iterable[ChannelView], image: str, version: str) -> st
         pointer = view.pointers.get(image)
         if pointer is None:
             continue
-        for release in (pointer.release, pointer.previous):
-            if release is not None and release.version == version:
-                return release.root_hash
-        for each in (*pointer.history, *pointer.revoked):
-            if each.version == version:
-                return each.root_hash
+        releases = [each for each in (pointer.release, pointer.previous) if each is not None]
+        known = {each.version: each.root_hash for each in releases}
+        known |= {each.version: each.root_hash for each in pointer.history}
+        known |= {each.version: each.root_hash for each in pointer.revoked}
+        if version in known:
+            return known[version]
     return None
 
 
