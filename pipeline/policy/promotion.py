@@ -6,6 +6,7 @@ are facts here, and nothing is looked up.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -196,20 +197,22 @@ def _not_there(facts: PromotionFacts) -> Gate:
 
 
 def _newer(facts: PromotionFacts) -> Gate:
-    """By the time of the commit, then by version.
-
-    Builds of one commit differ by changes that are in no commit: no order is known of them.
-    """
+    """By the time of the commit, then of the build, then by version."""
     name, new, old = facts.channel.name, facts.release, facts.present
     if old is None:
         return Gate("newer", True, f"the first release of {new.image} in {name}")
-    if new.commit == old.commit and (new.dirty or old.dirty):
-        return Gate("newer", True, f"of the same commit as {old.version}")
-    if (new.created, new.version) > (old.created, old.version):
-        return Gate("newer", True, f"newer than {old.version}")
     if _identity(new) == _identity(old):
         return Gate("newer", False, f"not newer than {old.version}, which is the same")
+    if new.commit == old.commit and None in (new.built, old.built):
+        # They differ by changes that are in no commit: nothing tells which came first.
+        return Gate("newer", True, f"of the same commit as {old.version}")
+    if _age(new) > _age(old):
+        return Gate("newer", True, f"newer than {old.version}")
     return Gate("newer", False, f"older than {old.version}, which {name} holds")
+
+
+def _age(release: PublishedRelease) -> tuple[datetime, datetime, str]:
+    return release.created, release.built or release.created, release.version
 
 
 def _held_before(facts: PromotionFacts) -> Gate:
@@ -311,8 +314,9 @@ def _held_for(stays: Sequence[Stay], now: datetime) -> float:
 def _open_at(stays: Sequence[Stay], needed: float) -> datetime:
     """When :func:`_held_for` comes to *needed* seconds; one of *stays* goes on."""
     start = min(stay.since for stay in stays if stay.until is None)
+    missing = needed - _held_for(stays, start)
     try:
-        return start + timedelta(seconds=needed - _held_for(stays, start))
+        return start + timedelta(microseconds=math.ceil(missing * 1e6))  # not a moment too early
     except OverflowError:
         return _LAST_MOMENT
 

@@ -52,11 +52,11 @@ def wave_at(rollout: Rollout, now: datetime) -> int:
     Of a rollout that is held or halted it is the wave where that was done.
     """
     wave = _signed_wave(rollout)
-    if rollout.state == "rolling":
-        passed = (now - rollout.opened).total_seconds()
-        while wave < len(rollout.waves) - 1 and passed >= rollout.waves[wave].soak:
-            passed -= rollout.waves[wave].soak
-            wave += 1
+    while wave < len(rollout.waves) - 1:
+        opens = opening(rollout, wave + 1)
+        if opens is None or now < opens:
+            break
+        wave += 1
     return wave
 
 
@@ -93,7 +93,7 @@ def next_opening(rollout: Rollout, now: datetime) -> datetime | None:
     return opening(rollout, following) if following < len(rollout.waves) else None
 
 
-def may_start(rollout: Rollout, device: str, now: datetime) -> Verdict:
+def may_start(rollout: Rollout, device: str, now: datetime, *, frozen: str = "") -> Verdict:
     """May *device* begin to install this rollout's release?
 
     A device that has begun, or has it already, need not ask.
@@ -102,19 +102,25 @@ def may_start(rollout: Rollout, device: str, now: datetime) -> Verdict:
         rollout: the rollout.
         device: the device's name, of which there is one only.
         now: the present moment.
+        frozen: why nothing moves in the channel; empty if it is not frozen.
 
     Returns:
-        The gates ``rollout`` (is it halted?) and ``wave``.
+        The gates ``not frozen``, ``not halted`` and ``wave``.
     """
-    return Verdict((_not_halted(rollout), _in_open_wave(rollout, device, now)))
+    return Verdict((_not_frozen(frozen), _not_halted(rollout), _in_open_wave(rollout, device, now)))
+
+
+def _not_frozen(why: str) -> Gate:
+    text = f"the channel is frozen: {why}" if why else "the channel is not frozen"
+    return Gate("not frozen", not why, text)
 
 
 def _not_halted(rollout: Rollout) -> Gate:
     if rollout.state == "halted":
-        return Gate("rollout", False, "halted: no device starts that has not begun")
+        return Gate("not halted", False, "halted: no device starts that has not begun")
     if rollout.state == "held":
-        return Gate("rollout", True, "held: the waves that are open go on, no further one opens")
-    return Gate("rollout", True, "rolling")
+        return Gate("not halted", True, "held: the waves that are open go on, no further one opens")
+    return Gate("not halted", True, "rolling")
 
 
 def _in_open_wave(rollout: Rollout, device: str, now: datetime) -> Gate:
