@@ -74,7 +74,7 @@ class ChannelChange:
     """What is to become of a channel.
 
     Attributes:
-        event: what is done, and why; its time is set when it is signed if it differs.
+        event: what is done, when and why.
         pointers: by image; only those that change.
         frozen: the new reason why nothing moves, empty to thaw; None leaves it.
     """

@@ -1,0 +1,369 @@
+"""Writes what was signed into the store, so that at every instant readers see one whole state.
+
+A change of channels or ``targets``: pointers, then the roles' files, then the snapshot, then the
+timestamp in place of the one that was read. Only the last makes it visible, and it fails if
+anything was published meanwhile.
+
+A change of the root is visible at once, as the next number. If timestamp, snapshot and
+``targets`` as they are would not satisfy the new root, somebody who publishes just then with the
+old keys would leave a store that clients refuse. So such a root is announced first, by digest, in
+a timestamp that old and new keys have signed; from then on everybody gives that root its name
+before anything else.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets, Timestamp
+
+from pipeline import digest
+from pipeline.errors import ConflictError, RefusedError, TrustError
+from pipeline.store.base import ChangedError, ExistsError, MissingError, Store, object_key
+from pipeline.trust import layout
+from pipeline.trust.draft import ONLINE_ROLES, Draft, Signers, expires, load_part, sign
+from pipeline.trust.loading import ROOT_FIELD, follow, parse
+from pipeline.trust.state import Loaded, State, T, keys_of, names, verify
+
+if TYPE_CHECKING:
+    from pipeline.models.channel import Expiry
+
+TRIES = 32
+"""How often a lost race is run again; each loss means that somebody else got through."""
+
+_MAX_STRAY = 1000  # snapshots that were written and never named
+
+NO_ONLINE_KEY = (
+    "It is signed, and waits for the online key: machines see it after the next `recast refresh` "
+    "where that key is."
+)
+
+
+class LostRaceError(Exception):
+    """Somebody else was faster: look again, and decide again."""
+
+
+@dataclass(frozen=True)
+class Publisher:
+    """Writes signed metadata.
+
+    Args:
+        store: where to.
+        keyring: the keys that we can sign with.
+        expiry: how long snapshot and timestamp are good for.
+        now: the present moment.
+        load: reads the newest verified state.
+    """
+
+    store: Store
+    keyring: Signers
+    expiry: Expiry
+    now: Callable[[], datetime]
+    load: Callable[[], State]
+
+    def settle(self) -> State:
+        """The newest state, after publishing what was left half done as far as our keys go."""
+        state = self.load()
+        if state.announced is None and not (state.unpublished or state.stale_online):
+            return state
+        return self.publish(state)
+
+    def publish(
+        self, state: State, due: Callable[[State], Collection[str]] = lambda _: ()
+    ) -> State:
+        """Have clients see all of *state*, and what others add meanwhile.
+
+        Args:
+            state: what was loaded, with new versions of roles that are in the store.
+            due: tells which of snapshot and timestamp must be signed anew in any case.
+
+        Returns:
+            The state in the end; something in it is unpublished if the online key is not ours.
+
+        Raises:
+            ConflictError: others publish all the time.
+        """
+        for _ in range(TRIES):
+            try:
+                state = self._name_root(state)
+            except LostRaceError:
+                state = self.load()
+                continue
+            if not (state.unpublished or state.stale_online or due(state)):
+                return state
+            if not self.can_sign_online(state.root.signed):
+                return state
+            try:
+                return self._write_online(state, (state.root.signed,), due=due(state))
+            except ChangedError:
+                state = self.load()
+        raise ConflictError(
+            f"{self.store.url} is changed by others all the time: nothing could be published",
+            hint="Run it again in a minute; nothing is lost.",
+        )
+
+    def _name_root(self, state: State) -> State:
+        """Give an announced root its own name.
+
+        Raises:
+            LostRaceError: another root came by that name.
+        """
+        if state.announced is None:
+            return state
+        self._create(layout.ROOT, state.announced)
+        return replace(state, announced=None, stale_online=True)
+
+    def carry_out(self, state: State, draft: Draft) -> tuple[State, bool]:
+        """Write what has all its signatures; return the state in the end, and: is it published?
+
+        Raises:
+            LostRaceError: somebody else has changed the same roles, or who may sign them.
+        """
+        for key, data in draft.pointers.items():
+            self.store.put(key, data, sha256=digest.of_bytes(data))
+        if layout.ROOT in draft.parts:
+            return self._carry_out_root(state, draft)
+        parts = self._create_parts(draft)
+        state = self.publish(state.with_parts(parts))
+        self._require_included(state, parts)
+        return state, not (parts.keys() & state.unpublished.keys())
+
+    def can_sign_online(self, *judges: Root) -> bool:
+        """Have we the keys that snapshot and timestamp need, in the eyes of each root?"""
+        return all(
+            sum(self.keyring.signer(key) is not None for key in keys_of(judge, role))
+            >= judge.roles[role].threshold
+            for judge in judges
+            for role in ONLINE_ROLES
+        )
+
+    def _create_parts(self, draft: Draft) -> dict[str, Loaded[Targets]]:
+        """Write the roles' files; `targets` last, which makes the set count."""
+        parts = {role: load_part(each) for role, each in draft.parts.items() if role != layout.ROOT}
+        for role in sorted(parts, key=lambda role: role == layout.TARGETS):
+            parts[role] = self._create(role, parts[role])
+        return parts
+
+    def _create(self, role: str, loaded: Loaded[T]) -> Loaded[T]:
+        """Write a new version, or take the same that somebody else has just written.
+
+        Raises:
+            LostRaceError: the number is taken by something else.
+        """
+        key = layout.metadata_key(role, loaded.version)
+        try:
+            self.store.create(key, loaded.data)
+        except ExistsError as error:
+            # Two who finish one proposal write the same with signatures in another order, and a
+            # request that was sent again finds what it wrote itself.
+            there = self._same(key, loaded)
+            if there is None:
+                raise LostRaceError(key) from error
+            return there
+        return loaded
+
+    def _same(self, key: str, loaded: Loaded[T]) -> Loaded[T] | None:
+        try:
+            data = self.store.get(key, limit=layout.MAX_TARGETS)
+            there = parse(data, type(loaded.signed), key, self.store.url)
+        except (MissingError, TrustError):
+            return None
+        enough = set(loaded.metadata.signatures) <= set(there.metadata.signatures)
+        same = loaded.says_the_same(there.metadata)
+        return there if same and (enough or there.metadata.signatures) else None
+
+    def _require_included(self, state: State, parts: Mapping[str, Loaded[Targets]]) -> None:
+        """Check that what came to be the newest holds our versions, or is built on them.
+
+        Raises:
+            LostRaceError: somebody has taken our keys away meanwhile, or was faster.
+        """
+        for role, part in parts.items():
+            tip = state.find(role)
+            while tip is not None and tip.version > part.version:
+                tip = self._before(role, tip)
+            if tip is None or tip.sha256 != part.sha256:
+                raise LostRaceError(layout.metadata_key(role, part.version))
+
+    def _before(self, role: str, tip: Loaded[Targets]) -> Loaded[Targets] | None:
+        told = tip.state
+        if told is None or not told.previous:
+            return None
+        key = layout.metadata_key(role, told.previous_version)
+        try:
+            data = self.store.get(key, limit=layout.MAX_TARGETS)
+        except MissingError:
+            return None
+        return parse(data, Targets, key, self.store.url)
+
+    # --- snapshot and timestamp ---------------------------------------------------------------
+
+    def _write_online(
+        self,
+        state: State,
+        judges: Sequence[Root],
+        *,
+        due: Collection[str] = (),
+        announce: Loaded[Root] | None = None,
+    ) -> State:
+        """Sign and write snapshot, if it changes, and timestamp.
+
+        Raises:
+            ChangedError: something was published since *state* was read.
+        """
+        snapshot = state.snapshot
+        satisfied = all(verify(judge, layout.SNAPSHOT, snapshot.metadata) for judge in judges)
+        if state.unpublished or not satisfied or layout.SNAPSHOT in due:
+            snapshot = self.make_snapshot(state.snapshot.signed, state.unpublished, judges)
+        timestamp = Metadata(copy.deepcopy(state.timestamp.signed))
+        told: dict[str, Any] = {"version": state.root.version}
+        if announce is not None:
+            told = {"version": announce.version, "sha256": announce.sha256}
+        timestamp.signed.unrecognized_fields[ROOT_FIELD] = told
+        written = self.sign_timestamp(timestamp, snapshot, judges)
+        etag = self.store.replace(layout.TIMESTAMP_KEY, written.data, etag=state.etag)
+        return replace(
+            state,
+            snapshot=snapshot,
+            timestamp=written,
+            etag=etag,
+            stale_online=announce is not None,
+        )
+
+    def make_snapshot(
+        self, before: Snapshot | None, roles: Mapping[str, Loaded[Targets]], judges: Sequence[Root]
+    ) -> Loaded[Snapshot]:
+        """Write the next snapshot, which names *roles* in the place of earlier versions."""
+        signed = copy.deepcopy(before) if before else Snapshot(meta={})
+        signed.version = before.version if before else 0
+        for role, each in roles.items():
+            signed.meta[f"{role}.json"] = MetaFile.from_data(each.version, each.data, ["sha256"])
+        signed.expires = expires(self.now(), self.expiry.snapshot)
+        for _ in range(_MAX_STRAY):
+            signed.version += 1
+            key = layout.metadata_key(layout.SNAPSHOT, signed.version)
+            if self.store.find(key) is not None:
+                continue
+            loaded = self._sign_online(Metadata(signed), layout.SNAPSHOT, judges)
+            try:
+                self.store.create(key, loaded.data)
+            except ExistsError:
+                continue
+            return loaded
+        raise ConflictError(
+            f"{self.store.url} holds {_MAX_STRAY} snapshots that nothing names",
+            hint=f"Remove those beyond {layout.metadata_key(layout.SNAPSHOT, signed.version)}.",
+        )
+
+    def sign_timestamp(
+        self, timestamp: Metadata[Timestamp], snapshot: Loaded[Snapshot], judges: Sequence[Root]
+    ) -> Loaded[Timestamp]:
+        """The next timestamp, which names *snapshot*; not written yet."""
+        signed = timestamp.signed
+        signed.version += 1
+        signed.expires = expires(self.now(), self.expiry.timestamp)
+        signed.snapshot_meta = MetaFile.from_data(snapshot.version, snapshot.data, ["sha256"])
+        return self._sign_online(timestamp, layout.TIMESTAMP, judges)
+
+    def _sign_online(self, metadata: Metadata[T], role: str, judges: Sequence[Root]) -> Loaded[T]:
+        """Sign with every online key that is ours: while one replaces another, both count."""
+        metadata.signatures.clear()
+        keys = {key.keyid: key for judge in judges for key in keys_of(judge, role)}
+        for key in keys.values():
+            signer = self.keyring.signer(key)
+            if signer is not None:
+                sign(metadata, signer)
+        for judge in judges:
+            result = verify(judge, role, metadata)
+            if not result:
+                raise TrustError(
+                    f"{role} needs the online key {_listed(judge, role)}, which is not here"
+                )
+        return load_part(metadata)
+
+    # --- the root -----------------------------------------------------------------------------
+
+    def _carry_out_root(self, state: State, draft: Draft) -> tuple[State, bool]:
+        old, new = state.root, load_part(draft.parts[layout.ROOT])
+        follow(old, new.data, layout.metadata_key(layout.ROOT, new.version), self.store.url)
+        rest = {role: part for role, part in draft.parts.items() if role != layout.ROOT}
+        smooth = not rest and accepts_all(new.signed, old.signed)
+        both = self.can_sign_online(old.signed, new.signed)
+        holds = not rest and all(
+            verify(new.signed, role, each.metadata)
+            for role, each in (
+                (layout.SNAPSHOT, state.snapshot),
+                (layout.TIMESTAMP, state.timestamp),
+            )
+        )
+        # Without the old keys only where that is the only way.
+        lost = draft.lost and (replace(draft, lost=False).missing(state) > 0 or not both)
+        by_force = lost and self.can_sign_online(new.signed)
+        if not (smooth or both or holds or by_force):
+            raise _online_refusal(old.signed, new.signed)
+        parts = self._create_parts(draft)
+        state = state.with_parts(parts)
+        try:
+            if smooth or (holds and not both):
+                self._create(layout.ROOT, new)
+                state = replace(state, root=new, stale_online=True)
+            elif both and not lost:
+                state = self._announce(state, new)
+            else:
+                state = self._force(state, new)
+        except ChangedError as error:
+            raise LostRaceError(layout.TIMESTAMP_KEY) from error
+        state = self.publish(state)
+        if state.root.sha256 != new.sha256 and not self._came_after(state.root, new):
+            raise LostRaceError(layout.metadata_key(layout.ROOT, new.version))
+        return state, not (state.stale_online or state.unpublished)
+
+    def _came_after(self, root: Loaded[Root], new: Loaded[Root]) -> bool:
+        key = layout.metadata_key(layout.ROOT, new.version)
+        return root.version >= new.version and self._same(key, new) is not None
+
+    def _announce(self, state: State, new: Loaded[Root]) -> State:
+        """Have a root in force that old signatures would not satisfy, with no gap for anybody."""
+        self.store.put(object_key(new.sha256), new.data, sha256=new.sha256)
+        both = (state.root.signed, new.signed)
+        state = self._write_online(state, both, announce=new)
+        return replace(state, root=new, announced=new)
+
+    def _force(self, state: State, new: Loaded[Root]) -> State:
+        """Have a root in force without the old keys: clients refuse the store for a moment."""
+        snapshot = self.make_snapshot(state.snapshot.signed, state.unpublished, (new.signed,))
+        timestamp = Metadata(copy.deepcopy(state.timestamp.signed))
+        timestamp.signed.unrecognized_fields[ROOT_FIELD] = {"version": new.version}
+        written = self.sign_timestamp(timestamp, snapshot, (new.signed,))
+        self._create(layout.ROOT, new)
+        etag = self.store.replace(layout.TIMESTAMP_KEY, written.data, etag=state.etag)
+        return replace(
+            state, root=new, snapshot=snapshot, timestamp=written, etag=etag, stale_online=False
+        )
+
+
+def accepts_all(new: Root, old: Root) -> bool:
+    """Does the new root accept whatever the old one accepts, its own role aside?"""
+    return all(
+        set(old.roles[role].keyids) <= set(new.roles[role].keyids)
+        and new.roles[role].threshold <= old.roles[role].threshold
+        for role in (layout.TARGETS, *ONLINE_ROLES)
+    )
+
+
+def _listed(root: Root, role: str) -> str:
+    return " or ".join(f"`{name}`" for name in names(keys_of(root, role)))
+
+
+def _online_refusal(old: Root, new: Root) -> RefusedError:
+    before, after = _listed(old, layout.TIMESTAMP), _listed(new, layout.TIMESTAMP)
+    return RefusedError(
+        "machines would refuse the store under the new root until its snapshot and timestamp are "
+        f"signed anew, and the online keys for that ({before}, then {after}) are not all here",
+        hint="Run it where they are. Or go in three steps: add the new key beside the old one, "
+        "run `recast refresh` with both, then remove the old one.",
+    )
