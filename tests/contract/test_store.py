@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from pipeline.store.base import Store
+from pipeline.serve import serve
+from pipeline.store.base import Reader, Store
+from pipeline.store.http import HttpStore
 from pipeline.store.local import LocalStore
-from tests.contract.store_suite import StoreContract
+from tests.contract.store_suite import ReaderContract, StoreContract
 from tests.fakes.store import FaultyStore, MemoryStore
 
 
@@ -33,3 +35,14 @@ class TestFaultyStoreWithoutFaults(StoreContract):
     @pytest.fixture
     def store(self) -> Store:
         return FaultyStore(MemoryStore())
+
+
+class TestHttpStoreBehindOurServer(ReaderContract):
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> Store:
+        return LocalStore(tmp_path / "store")
+
+    @pytest.fixture
+    def reader(self, tmp_path: Path) -> Iterator[Reader]:
+        with serve(tmp_path / "store") as server, HttpStore(server.url) as reader:
+            yield reader
