@@ -340,6 +340,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         """Refuse what is no request, or none of ours; the connection ends."""
         self.close_connection = True
         self.command = self.command or ""
+        self.request_version = self.protocol_version  # a line of garbage counts as HTTP/0.9
         status = 405 if code == 501 else int(code)
         self._refuse(status, {"Allow": _METHODS} if status == 405 else None)
 
