@@ -10,7 +10,7 @@ from datetime import datetime
 import click
 
 from pipeline.cli.context import Context, find_artifacts
-from pipeline.cli.terminal import colour, is_terminal, printable, table, visible_width, width
+from pipeline.cli.terminal import colour, fitting_table, printable
 from pipeline.clock import iso, now
 from pipeline.errors import RecastError
 from pipeline.files import format_size
@@ -112,14 +112,4 @@ def _as_table(found: Sequence[Stored], unbuilt: Sequence[str]) -> str:
         for stored in found
     ]
     rows += [{"image": image, "version": "not built yet"} for image in unbuilt]
-    headers = list(_HEADERS)
-    limit = width() if is_terminal(sys.stdout) else sys.maxsize  # elsewhere nothing is left out
-    for column in _LESS:
-        if _needed(rows, headers) > limit:
-            headers.remove(column)
-    return table([[row.get(h, "") for h in headers] for row in rows], headers, limit)
-
-
-def _needed(rows: Sequence[dict[str, str]], headers: Sequence[str]) -> int:
-    columns = ([h, *(row.get(h, "") for row in rows)] for h in headers)
-    return sum(2 + max(visible_width(cell) for cell in cells) for cells in columns) - 2
+    return fitting_table(rows, _HEADERS, _LESS)

@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import IO
 
 import click
@@ -20,6 +20,7 @@ __all__ = [
     "colour",
     "coloured",
     "duration",
+    "fitting_table",
     "is_terminal",
     "printable",
     "table",
@@ -101,6 +102,30 @@ def table(
         out.append((head + parts[0]).rstrip())
         out.extend((" " * used + part).rstrip() for part in parts[1:])
     return "\n".join(out)
+
+
+def fitting_table(
+    rows: Sequence[Mapping[str, str]], headers: Sequence[str], spare: Sequence[str] = ()
+) -> str:
+    """A table without those columns that a narrow terminal has no room for.
+
+    Args:
+        rows: cells by header; what is missing is empty.
+        headers: in order.
+        spare: headers that can be done without, the first to go first. Only a terminal is ever
+            too narrow: elsewhere nothing is left out.
+    """
+    shown = list(headers)
+    limit = width() if is_terminal(sys.stdout) else sys.maxsize
+    for header in spare:
+        if header in shown and _needed(rows, shown) > limit:
+            shown.remove(header)
+    return table([[row.get(header, "") for header in shown] for row in rows], shown, limit)
+
+
+def _needed(rows: Sequence[Mapping[str, str]], headers: Sequence[str]) -> int:
+    columns = ([header, *(row.get(header, "") for row in rows)] for header in headers)
+    return sum(2 + max(visible_width(cell) for cell in cells) for cells in columns) - 2
 
 
 def _wrap(text: str, room: int) -> list[str]:

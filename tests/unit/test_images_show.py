@@ -155,7 +155,7 @@ def test_an_age_is_told_in_few_letters(age: timedelta, text: str) -> None:
 def test_a_narrow_terminal_loses_the_least_important_columns(
     recast: Recast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.cli.images.is_terminal", lambda _stream: True)
+    monkeypatch.setattr("pipeline.cli.terminal.is_terminal", lambda _stream: True)
     monkeypatch.setenv("COLUMNS", "70")
     header, *rows = recast("images").splitlines()
     assert header.split() == ["image", "version", "root", "hash", "tests"]
