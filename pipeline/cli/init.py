@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,7 +13,8 @@ from typing import TYPE_CHECKING
 import click
 
 from pipeline.cli.context import Context
-from pipeline.cli.terminal import is_terminal, printable, table, width
+from pipeline.cli.passphrase import choose_passphrase
+from pipeline.cli.terminal import printable, table, width
 from pipeline.errors import UsageError
 from pipeline.files import write_atomically
 
@@ -147,39 +147,10 @@ def _require_new(context: Context) -> None:
 def _make_keys(context: Context, plan: Iterable[str], passphrase: bool | None) -> Mapping[str, Key]:
     there = set(context.keyring.names())
     missing = [name for name in plan if name not in there]
-    secret = _passphrase(passphrase) if missing else None
+    secret = choose_passphrase(passphrase) if missing else None
     for name in missing:
         context.keyring.generate(name, secret)
     return {name: context.keyring.public(name) for name in plan}
-
-
-def _passphrase(wanted: bool | None) -> str | None:
-    """What encrypts new key files; None for nothing."""
-    given = os.environ.get("RECAST_PASSPHRASE")
-    if wanted is False:
-        return None
-    if given:
-        return given
-    if not (is_terminal(sys.stdin) and is_terminal(sys.stderr)):
-        if wanted:
-            raise UsageError(
-                "there is no terminal to ask for a passphrase on", hint="Set RECAST_PASSPHRASE."
-            )
-        return None
-    words = "Passphrase for the new keys" + ("" if wanted else " (empty: do not encrypt them)")
-    while True:
-        typed = str(
-            click.prompt(
-                words,
-                default=None if wanted else "",
-                show_default=False,
-                hide_input=True,
-                confirmation_prompt="The same again",
-                err=True,
-            )
-        )
-        if typed or not wanted:
-            return typed or None
 
 
 def _root_file(context: Context) -> Path:

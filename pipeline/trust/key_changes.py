@@ -80,6 +80,19 @@ class KeyChanges:
         keys = (key for role in self.roles() for key in role.keys)
         return next((key for key in keys if key_name(key) == name), None)
 
+    def require(self, name: str) -> Key:
+        """The public key that is called *name* in some role.
+
+        Raises:
+            UsageError: there is none.
+            TrustError, NetworkError: as :meth:`roles`.
+        """
+        found = self.find(name)
+        if found is None:
+            names = dict.fromkeys(known for role in self.roles() for known in role.names)
+            raise UsageError(f"no role has a key `{name}`", hint=f"There are: {', '.join(names)}.")
+        return found
+
     def add(self, role: str, keys: Sequence[Key], *, propose: bool = False) -> Outcome:
         """Let more keys sign a role; a channel without a role is given one.
 
@@ -140,10 +153,8 @@ class KeyChanges:
             UsageError: no role has a key of that name, or has the new one already.
             RefusedError, ConflictError, HostError: as ``Repository.change_root``.
         """
+        self.require(name)
         holds = [role.name for role in self.roles() if name in role.names]
-        if not holds:
-            names = dict.fromkeys(n for role in self.roles() for n in role.names)
-            raise UsageError(f"no role has a key `{name}`", hint=f"There are: {', '.join(names)}.")
         reason = f"{key_name(key)} in place of {name}"
         outcomes: list[Outcome] = []
         in_root = [inside for role in holds for inside in IN_ROOT.get(role, ())]

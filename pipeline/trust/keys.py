@@ -20,6 +20,7 @@ from securesystemslib.signer import CryptoSigner, Key, Signer, SSlibKey
 from pipeline.errors import HostError, TrustError, UsageError
 from pipeline.files import locked, write_atomically
 from pipeline.trust.layout import NAME_FIELD, key_name
+from pipeline.trust.public_keys import NAME, check_name, read_public
 from pipeline.trust.signers import (
     FILE_SCHEMES,
     NamedSigner,
@@ -33,51 +34,7 @@ from pipeline.trust.signers import (
 
 KEYS_FILE = "keys.yaml"
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _HEADER = "# Where the private keys of this project are: a name and a signer's URI on each line.\n"
-
-
-def check_name(name: str) -> str:
-    """Refuse what cannot be a key's name.
-
-    Raises:
-        UsageError: it is none.
-    """
-    if _NAME.fullmatch(name) is None:
-        raise UsageError(
-            f"`{name}` cannot be the name of a key",
-            hint="Small letters, digits and dashes, such as stable-2.",
-        )
-    return name
-
-
-def read_public(data: bytes, name: str) -> Key:
-    """The public key that a colleague gave: a ``.pub`` file of a keyring, or PEM.
-
-    Args:
-        data: the file's content.
-        name: what it will be called.
-
-    Raises:
-        UsageError: it is no public key.
-    """
-    try:
-        if data.lstrip().startswith(b"{"):
-            fields = json.loads(data)
-            key = Key.from_dict(str(fields.pop("keyid")), fields)
-        else:
-            key = SSlibKey.from_crypto(serialization.load_pem_public_key(data))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        private = b"PRIVATE KEY" in data
-        raise UsageError(
-            f"the file for the key `{name}` holds no public key",
-            hint="It holds a private one, which nobody else may have: give away only the file "
-            "`<name>.pub` beside it."
-            if private
-            else "Give the file `<name>.pub` of a key folder, or a public key in PEM.",
-        ) from error
-    key.unrecognized_fields[NAME_FIELD] = check_name(name)
-    return key
 
 
 class Keyring:
@@ -229,19 +186,26 @@ class Keyring:
             self._list(name, uri if split(uri)[0] in FILE_SCHEMES else absolute)
         return key
 
-    def remove(self, name: str) -> None:
+    def remove(self, name: str, *, destroy: bool = False) -> None:
         """Take a key off the list; its files stay, for whoever wants to destroy them.
+
+        Args:
+            name: what it is called.
+            destroy: remove the files as well, of a key that was made here and never used.
 
         Raises:
             UsageError: there is no such key here.
             HostError: the folder cannot be written.
         """
         with self._changing():
-            self.uri(name)
+            file = self.file(name)
             path = self.folder / KEYS_FILE
             mine = re.compile(rf"""["']?{re.escape(name)}["']?\s*:""")
             lines = path.read_text().splitlines(keepends=True)
             write_atomically(path, "".join(line for line in lines if not mine.match(line)))
+            if destroy and file == self.folder / f"{name}.pem":
+                file.unlink(missing_ok=True)
+                self._public_file(name).unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def being_made(self) -> Iterator[None]:
@@ -270,7 +234,7 @@ class Keyring:
         if problem or not isinstance(data, dict):
             raise TrustError(problem, hint="A line looks like `online: file:online.pem`.")
         for name, uri in data.items():
-            if not (isinstance(name, str) and _NAME.fullmatch(name) and isinstance(uri, str)):
+            if not (isinstance(name, str) and NAME.fullmatch(name) and isinstance(uri, str)):
                 raise TrustError(
                     f"{path}: expected a key's name and URI, got `{name}: {uri}`",
                     hint="A line looks like `online: file:online.pem`.",

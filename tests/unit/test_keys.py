@@ -13,8 +13,9 @@ from cryptography.hazmat.primitives import serialization
 from securesystemslib.signer import CryptoSigner, Key, Signer, SSlibKey
 
 from pipeline.errors import HostError, NetworkError, RecastError, TrustError, UsageError
-from pipeline.trust.keys import Keyring, read_public
+from pipeline.trust.keys import Keyring
 from pipeline.trust.layout import NAME_FIELD
+from pipeline.trust.public_keys import read_public
 from pipeline.trust.signers import PassphraseError
 
 SECRET = "correct horse battery"

@@ -1,0 +1,143 @@
+"""How roles, their keys, and changes of them are shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pipeline.cli.terminal import table
+from pipeline.clock import iso
+
+if TYPE_CHECKING:
+    from pipeline.trust.key_edits import KeyRole
+    from pipeline.trust.keys import Keyring
+    from pipeline.trust.trusted import RoleStatus
+    from pipeline.trust.views import Outcome
+
+_SHORT = 12  # hexadecimal digits of a key's id
+
+
+def as_data(
+    roles: Sequence[KeyRole], status: Sequence[RoleStatus], ring: Keyring
+) -> dict[str, Any]:
+    """Roles and keys, for JSON."""
+    known = {each.name: each for each in status}
+    return {
+        "roles": [_role_data(role, known) for role in roles],
+        "keys": _key_rows(roles, ring),
+    }
+
+
+def as_tables(roles: Sequence[KeyRole], status: Sequence[RoleStatus], ring: Keyring) -> str:
+    """Roles and keys, for a person."""
+    known = {each.name: each for each in status}
+    upper = [
+        (
+            role.name,
+            f"{role.threshold} of {len(role.keys)}" if role.threshold else "no role yet",
+            _until(role.name, known),
+            ", ".join(role.names),
+        )
+        for role in roles
+    ]
+    lower = [
+        (
+            row["name"],
+            row["keyid"][:_SHORT],
+            ", ".join(row["roles"]) or "none",
+            private_place(ring, row["name"]) if row["here"] else "not here",
+        )
+        for row in _key_rows(roles, ring)
+    ]
+    return "\n\n".join(
+        [
+            table(upper, ("role", "signatures", "signed until", "keys")),
+            table(lower, ("key", "id", "roles", "private key")),
+        ]
+    )
+
+
+def _key_rows(roles: Sequence[KeyRole], ring: Keyring) -> list[dict[str, Any]]:
+    """Every key that is in a role or here."""
+    from pipeline.trust.layout import key_name
+
+    here = ring.names()
+    known = {key_name(key): key for role in roles for key in role.keys}
+    rows: list[dict[str, Any]] = []
+    for name in dict.fromkeys((*known, *here)):
+        key = known[name] if name in known else ring.public(name)
+        mine = name in here and (name not in known or ring.signer(key) is not None)
+        file = ring.file(name) if mine else None
+        rows.append(
+            {
+                "name": name,
+                "keyid": key.keyid,
+                "type": key.keytype,
+                "roles": [role.name for role in roles if name in role.names],
+                "here": mine,
+                "uri": ring.uri(name) if mine else None,
+                "file": str(file) if file else None,
+                "encrypted": ring.encrypted(name) if mine else None,
+            }
+        )
+    return rows
+
+
+def _role_data(role: KeyRole, status: Mapping[str, RoleStatus]) -> dict[str, Any]:
+    parts = _parts(role.name, status)
+    return {
+        "name": role.name,
+        "threshold": role.threshold,
+        "keys": list(role.names),
+        "metadata": [
+            {
+                "name": part.name,
+                "version": part.version,
+                "expires": iso(part.expires) if part.expires else None,
+                "problem": part.problem,
+            }
+            for part in parts
+        ],
+    }
+
+
+def _parts(role: str, status: Mapping[str, RoleStatus]) -> list[RoleStatus]:
+    from pipeline.trust.key_edits import IN_ROOT
+
+    return [status[name] for name in IN_ROOT.get(role, (role,)) if name in status]
+
+
+def _until(role: str, status: Mapping[str, RoleStatus]) -> str:
+    parts = _parts(role, status)
+    times = [part.expires for part in parts if part.expires is not None]
+    if any(part.problem for part in parts):
+        return "refused"
+    return iso(min(times))[:10] if times else "-"
+
+
+def private_place(ring: Keyring, name: str) -> str:
+    """Where a private key is, and how it is kept."""
+    file = ring.file(name)
+    if file is None:
+        return ring.uri(name)
+    words = {True: "encrypted", False: "not encrypted", None: "not within reach"}
+    return f"{file}, {words[ring.encrypted(name)]}"
+
+
+def sentences(outcome: Outcome) -> list[str]:
+    """What came of a change of keys, for a person."""
+    names = ", ".join(outcome.signed_by)
+    if outcome.version is None:
+        more = f"{outcome.missing} more signature{'s are' if outcome.missing != 1 else ' is'}"
+        lines = [
+            f"{outcome.channel}: proposed as {outcome.proposal}, signed by {names or 'nobody'}; "
+            f"{more} needed: `recast approve {outcome.proposal}`."
+        ]
+    elif outcome.published:
+        lines = [f"{outcome.channel}: version {outcome.version} is signed by {names}."]
+    else:
+        lines = [
+            f"{outcome.channel}: version {outcome.version} is signed by {names}, and waits for "
+            "the online key: `recast refresh`, where that is."
+        ]
+    return [*lines, *outcome.notices]
