@@ -12,8 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-from tuf.api.exceptions import DownloadError, LengthOrHashMismatchError, RepositoryError
+from tuf.api.exceptions import DownloadError, RepositoryError
 from tuf.api.metadata import Metadata, Root, TargetFile
 from tuf.ngclient import Updater, UpdaterConfig
 
@@ -21,9 +20,9 @@ from pipeline import clock, digest
 from pipeline.errors import TrustError, UsageError
 from pipeline.models.pointer import Pointer
 from pipeline.store.base import MissingError, Reader
-from pipeline.trust import layout, refusals
+from pipeline.trust import layout, pointers, refusals
 from pipeline.trust.cache import Cache, Seen, signing_keys
-from pipeline.trust.fetcher import OfflineError, StoreFetcher, endless, read_limited
+from pipeline.trust.fetcher import OfflineError, StoreFetcher, endless
 from pipeline.trust.refusals import ExpiredError
 from pipeline.trust.trusted import (
     RoleStatus,
@@ -158,9 +157,10 @@ class TrustClient:
         """
         trusted = self.channel(channel)
         if trusted is None:
+            there = "has published nothing yet" if channel in self.channels() else "does not exist"
             raise UsageError(
-                f"there is no channel {channel} in {self._store.url}",
-                hint=f"It has {_listed(self.channels())}.",
+                f"channel {channel} {there} in {self._store.url}",
+                hint=f"The store has the channels {_listed(self.channels())}.",
             )
         target = trusted.pointers.get(image)
         if target is None:
@@ -177,27 +177,13 @@ class TrustClient:
             TrustError: the store's bytes are others, or speak of another channel or image.
             NetworkError, HostError: as :meth:`check`.
         """
-        sha256 = target.hashes.get("sha256", "")
-        if len(sha256) != 64 or target.length > layout.MAX_POINTER:
-            raise TrustError(
-                f"channel {channel} in {self._store.url} names a pointer of {image} that cannot "
-                f"be one: {target.length} bytes, SHA-256 {sha256 or 'missing'}",
-                hint="Whoever holds that channel's keys has signed it: ask them.",
-            )
-        key = layout.pointer_key(channel, image, sha256)
-        with self._cache.in_use():
+        key = pointers.find_key(self._store, channel, image, target)
+        with self._cache.in_use(), self._explained(None):
             data = self._cache.pointer(channel, image)
-            if data is None or not _fits(target, data):
-                with self._explained(None):
-                    data = read_limited(self._store, key, target.length)
-                if not _fits(target, data):
-                    raise TrustError(
-                        f"{key} in {self._store.url} is not what channel {channel} has signed "
-                        f"for {image}: it has SHA-256 {digest.of_bytes(data)}",
-                        hint=refusals.ATTACK,
-                    )
+            if data is None or not pointers.fits(target, data):
+                data = pointers.fetch(self._store, key, target)
                 self._cache.keep_pointer(channel, image, data)
-        return self._parse_pointer(channel, image, key, data)
+        return pointers.parse(self._store, key, target, data)
 
     def attesters(self, kind: str) -> tuple[Sequence[Key], int]:
         """The keys whose attestations count, and how many of them must sign one.
@@ -233,7 +219,7 @@ class TrustClient:
         )
 
     def _load_channel(self, session: _Session, name: str) -> TrustedChannel:
-        with self._cache.in_use(), self._explained(session.fetcher):
+        with self._cache.in_use(), self._explained(session.fetcher, name):
             try:
                 session.updater.get_targetinfo(layout.pointer_path(name, _ANY))
             except OSError:  # it was not kept, and TUF's client would not try again
@@ -341,7 +327,7 @@ class TrustClient:
                 raise refusals.step_back(role, found.get(role, 0), version, self._store.url)
 
     @contextlib.contextmanager
-    def _explained(self, fetcher: StoreFetcher | None) -> Iterator[None]:
+    def _explained(self, fetcher: StoreFetcher | None, channel: str = "") -> Iterator[None]:
         """Turn what TUF's client raises into a refusal in words."""
         try:
             yield
@@ -352,27 +338,8 @@ class TrustClient:
                 fetched=fetcher.fetched if fetcher else {},
                 known=self._cache.known(),
                 now=clock.now(),
+                channel=channel,
             ) from error
-
-    def _parse_pointer(self, channel: str, image: str, key: str, data: bytes) -> Pointer:
-        try:
-            pointer = Pointer.model_validate_json(data)
-        except ValidationError as error:
-            raise TrustError(
-                f"{key} in {self._store.url} is signed, and cannot be read: "
-                f"{error.errors()[0]['msg']}",
-                hint="A newer Recast may have written it: bring this one up to date.",
-            ) from error
-        release = {each.image for each in (pointer.release, pointer.previous) if each}
-        if (pointer.channel, pointer.image) != (channel, image) or release - {image}:
-            raise TrustError(
-                f"{key} in {self._store.url} speaks of image {pointer.image} in channel "
-                f"{pointer.channel}, not of {image} in {channel}: a pointer counts only where it "
-                "belongs",
-                hint=f"Somebody with a key of channel {channel} has put it there: ask those who "
-                "hold its keys.",
-            )
-        return pointer
 
 
 def _check_pinned(root: bytes) -> None:
@@ -386,14 +353,6 @@ def _check_pinned(root: bytes) -> None:
             f"the root of trust on this machine is not valid: {error}",
             hint="Get root.json anew from those who run the store, over a way that you trust.",
         ) from error
-
-
-def _fits(target: TargetFile, data: bytes) -> bool:
-    try:
-        target.verify_length_and_hashes(data)
-    except LengthOrHashMismatchError:
-        return False
-    return True
 
 
 def _listed(names: Sequence[str]) -> str:

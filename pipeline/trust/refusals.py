@@ -15,6 +15,7 @@ from pipeline.errors import TrustError
 from pipeline.trust import layout
 
 _COUNT = re.compile(r"signed by (\d+)/(\d+) keys")
+_KINDS = (layout.ROOT, layout.TIMESTAMP, layout.SNAPSHOT, layout.TARGETS)
 
 SAFE = "Nothing was taken over from it, and this machine goes on with what it has. "
 ATTACK = (
@@ -78,6 +79,7 @@ def explain(
     fetched: Mapping[str, bytes],
     known: Mapping[str, bytes],
     now: datetime,
+    channel: str = "",
 ) -> TrustError:
     """The refusal that stands for an error of TUF's client.
 
@@ -87,6 +89,7 @@ def explain(
         fetched: what it was given, by key; the last is what it refused.
         known: by role, what this machine had trusted before.
         now: this machine's time.
+        channel: which one it was about, if it was about one.
     """
     if isinstance(error, exceptions.DownloadHTTPError):
         return missing(getattr(error.__cause__, "key", ""), where)
@@ -94,11 +97,19 @@ def explain(
     role = role_of(key)
     offered = _read(fetched.get(key, b""))
     if isinstance(error, exceptions.ExpiredMetadataError):
-        return _expired(fetched, known, where, now) or _other(error, key, where)
+        expired = _expired(fetched, known, where, now, channel)
+        return expired or _other(error, key, where)
     if isinstance(error, DeserializationError) or (offered is None and key):
         return TrustError(
             f"{key} in {where} cannot be read as signed metadata: it is damaged, or something "
             "else was put in its place",
+            hint=ATTACK,
+        )
+    kind = role if role in _KINDS else layout.TARGETS
+    if offered is not None and offered.type != kind:
+        return TrustError(
+            f"{key} in {where} holds other metadata than its name says ({offered.type}): files "
+            "were exchanged",
             hint=ATTACK,
         )
     if isinstance(error, exceptions.UnsignedMetadataError):
@@ -159,13 +170,16 @@ def _unsigned(error: Exception, key: str, role: str, where: str) -> TrustError:
 
 
 def _expired(
-    fetched: Mapping[str, bytes], known: Mapping[str, bytes], where: str, now: datetime
+    fetched: Mapping[str, bytes],
+    known: Mapping[str, bytes],
+    where: str,
+    now: datetime,
+    channel: str,
 ) -> ExpiredError | None:
     newest = {role: _read(data) for role, data in known.items()}
     for key, data in fetched.items():
         newest[role_of(key)] = _read(data)
-    top = (layout.ROOT, layout.TIMESTAMP, layout.SNAPSHOT, layout.TARGETS)
-    for role in (*top, *(role for role in reversed(newest) if role not in top)):
+    for role in (*_KINDS, channel):
         signed = newest.get(role)
         if signed is not None and signed.is_expired(now):
             return ExpiredError(role, where, signed.expires, now)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
+from types import SimpleNamespace
 
+import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from securesystemslib.signer import CryptoSigner, SSlibKey
 from tuf.api.metadata import (
@@ -25,8 +27,9 @@ from tuf.api.metadata import (
     Targets,
     Timestamp,
 )
+from tuf.ngclient._internal import trusted_metadata_set
 
-from pipeline import digest
+from pipeline import clock, digest
 from pipeline.models.pointer import ChannelState, Event, Pointer
 from pipeline.trust import layout
 from tests.fakes.pointers import make_pointer
@@ -45,6 +48,20 @@ CHANNEL_EXPIRY = timedelta(days=180)
 _ONLINE = (layout.SNAPSHOT, layout.TIMESTAMP)
 
 
+def travel(monkeypatch: pytest.MonkeyPatch, moment: datetime) -> None:
+    """Let *moment* be the present for what verifies metadata."""
+
+    class Moment(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+            return moment.astimezone(tz)
+
+    monkeypatch.setattr(clock, "now", lambda: moment)
+    # TUF's client knows no other clock than the machine's.
+    module = SimpleNamespace(datetime=Moment, timezone=timezone)
+    monkeypatch.setattr(trusted_metadata_set, "datetime", module)
+
+
 class SignedStore:
     """A store with signed metadata, and everything that it was signed with.
 
@@ -57,6 +74,7 @@ class SignedStore:
         approvals: threshold by channel; 1 where not given.
         moment: the time at which everything is signed; changing it later is like waiting.
         store: where to; one in memory if not given.
+        hashes: does metadata name other metadata by digest, or by version alone? TUF allows both.
 
     Attributes:
         root: version 1 of the root, which machines have pinned.
@@ -72,8 +90,10 @@ class SignedStore:
         approvals: Mapping[str, int] | None = None,
         moment: datetime | None = None,
         store: MemoryStore | None = None,
+        hashes: bool = True,
     ) -> None:
         self.store = store or MemoryStore()
+        self.hashes = hashes
         self.moment = moment or datetime.now(UTC).replace(microsecond=0)
         self.signers: dict[str, CryptoSigner] = {}
         self.roles: dict[str, Signed] = {}
@@ -220,12 +240,14 @@ class SignedStore:
             timestamp.version += 1
         for role in roles:
             data = self.store.get(self.key_of(role), limit=layout.MAX_TARGETS)
-            snapshot.meta[f"{role}.json"] = MetaFile.from_data(
-                self.roles[role].version, data, ["sha256"]
-            )
+            snapshot.meta[f"{role}.json"] = self.name(self.roles[role].version, data)
         data = self.write(layout.SNAPSHOT)
-        timestamp.snapshot_meta = MetaFile.from_data(snapshot.version, data, ["sha256"])
+        timestamp.snapshot_meta = self.name(snapshot.version, data)
         self.write(layout.TIMESTAMP)
+
+    def name(self, version: int, data: bytes) -> MetaFile:
+        """How metadata names the file with these bytes."""
+        return MetaFile.from_data(version, data, ["sha256"]) if self.hashes else MetaFile(version)
 
     def _role(self, role: str) -> Role:
         root = self.roles[layout.ROOT]
