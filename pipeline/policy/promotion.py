@@ -288,41 +288,45 @@ def _soak(facts: PromotionFacts, now: datetime) -> Gate:
         return Gate("soak", False, f"has never been in {before}")
     held = _held_for(facts.stays, now)
     there = any(stay.until is None for stay in facts.stays)
-    if held >= needed:
+    if held >= _span(needed):
         asked = f", {format_duration(needed)} asked for" if needed else ""
-        return Gate("soak", True, f"in {before} for {duration(held)}{asked}")
-    reason = f"in {before} for {duration(held)} of {format_duration(needed)}"
+        return Gate("soak", True, f"in {before} for {duration(held.total_seconds())}{asked}")
+    reason = f"in {before} for {duration(held.total_seconds())} of {format_duration(needed)}"
     if not there:
         return Gate("soak", False, f"{reason}, and no longer there")
     # Not from now on: a stay may begin later than that, by the clock of whoever signed it.
-    opens = _open_at(facts.stays, needed)
+    opens = _open_at(facts.stays, _span(needed))
     return Gate("soak", False, f"{reason}, over at {iso(opens)}", opens)
 
 
-def _held_for(stays: Sequence[Stay], now: datetime) -> float:
-    """Seconds up to *now* that lie in any of *stays*."""
-    seconds, reached = 0.0, datetime.min.replace(tzinfo=UTC)
+def _span(seconds: float) -> timedelta:
+    """*seconds* in the microseconds that moments are counted in, and not one too few."""
+    return timedelta(microseconds=math.ceil(seconds * 1e6))
+
+
+def _held_for(stays: Sequence[Stay], now: datetime) -> timedelta:
+    """The time up to *now* that lies in any of *stays*."""
+    held, reached = timedelta(0), datetime.min.replace(tzinfo=UTC)
     for stay in sorted(stays, key=lambda each: each.since):
         start = max(stay.since, reached)
         end = now if stay.until is None else min(stay.until, now)
         if end > start:
-            seconds += (end - start).total_seconds()
+            held += end - start
             reached = end
-    return seconds
+    return held
 
 
-def _open_at(stays: Sequence[Stay], needed: float) -> datetime:
-    """When :func:`_held_for` comes to *needed* seconds; one of *stays* goes on."""
+def _open_at(stays: Sequence[Stay], needed: timedelta) -> datetime:
+    """When :func:`_held_for` comes to *needed*; one of *stays* goes on."""
     start = min(stay.since for stay in stays if stay.until is None)
-    missing = needed - _held_for(stays, start)
     try:
-        return start + timedelta(microseconds=math.ceil(missing * 1e6))  # not a moment too early
+        return start + (needed - _held_for(stays, start))
     except OverflowError:
         return _LAST_MOMENT
 
 
 def _package_changes(facts: PromotionFacts) -> Gate:
-    name, most, found = "package changes", facts.channel.gates.max_package_changes, None
+    name, most = "package changes", facts.channel.gates.max_package_changes
     if facts.present is None:
         return Gate(name, True, "the first release: there is none to compare with")
     found = facts.package_changes

@@ -1,0 +1,604 @@
+"""Which release may enter which channel: every gate, and the laws that they keep together."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.models.channel import ChannelDefinition, Gates
+from pipeline.models.pointer import (
+    Held,
+    Pointer,
+    PublishedPart,
+    PublishedRelease,
+    Revocation,
+    StoredObject,
+)
+from pipeline.policy.promotion import (
+    Approvals,
+    PromotionFacts,
+    Stay,
+    TestResult,
+    judge,
+    stays_of,
+)
+from pipeline.policy.verdict import Gate
+
+NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+MIB = 1 << 20
+
+
+def digest(number: int) -> str:
+    return f"{number:064x}"
+
+
+def release(number: int = 2, **changes: Any) -> PublishedRelease:
+    """The *number*th release of an image: a later commit than those with smaller numbers."""
+    commit = f"{number:040x}"
+    created = datetime(2026, 3, 1, tzinfo=UTC) + number * HOUR
+    values: dict[str, Any] = {
+        "image": "edge-web",
+        "version": f"{created:%Y%m%d.%H%M%S}.g{commit[-12:]}",
+        "commit": commit,
+        "created": created,
+        "build_key": "k",
+        "root_hash": digest(number),
+        "boot_digest": "b",
+        "manifest": StoredObject(digest=digest(900 + number), size=10),
+        "parts": {
+            "root": PublishedPart(file="r", digest=digest(100 + number), size=100 * MIB),
+            "uki": PublishedPart(file="u", digest=digest(200 + number), size=20 * MIB),
+        },
+        **changes,
+    }
+    return PublishedRelease(**values)
+
+
+def held(what: PublishedRelease, since: datetime, until: datetime) -> Held:
+    return Held(version=what.version, root_hash=what.root_hash, since=since, until=until)
+
+
+def revocation(what: PublishedRelease) -> Revocation:
+    return Revocation(
+        version=what.version, root_hash=what.root_hash, reason="it eats disks", when=NOW - HOUR
+    )
+
+
+def passed(what: PublishedRelease, provider: str = "qemu", **changes: Any) -> TestResult:
+    return replace(TestResult(provider, True, what.root_hash, NOW - 30 * HOUR), **changes)
+
+
+STABLE = ChannelDefinition(name="stable", gates=Gates(soak=24 * 3600.0))
+ONE = Approvals(1, ("anna",), ("anna", "bert"))
+
+
+def facts(**changes: Any) -> PromotionFacts:
+    """A promotion into stable to which nothing can be objected."""
+    good = PromotionFacts(
+        action="promote",
+        release=release(2),
+        channel=STABLE,
+        before="candidate",
+        approvals=ONE,
+        stays=(Stay(NOW - 25 * HOUR),),
+        present=release(1),
+        tests=(passed(release(2)),),
+        provenance=("builder",),
+        package_changes=3,
+    )
+    return replace(good, **changes)
+
+
+def back(**changes: Any) -> PromotionFacts:
+    """A rollback of stable from the third release to the first."""
+    return facts(
+        **{
+            "action": "rollback",
+            "release": release(1),
+            "present": release(3),
+            "history": (held(release(1), NOW - 90 * HOUR, NOW - 50 * HOUR),),
+            "stays": (),
+            "tests": (),
+            "provenance": (),
+            "package_changes": None,
+            **changes,
+        }
+    )
+
+
+def gate(name: str, **changes: Any) -> Gate:
+    (found,) = (each for each in judge(facts(**changes), NOW).gates if each.name == name)
+    return found
+
+
+def refusals(what: PromotionFacts) -> dict[str, str]:
+    return {each.name: each.reason for each in judge(what, NOW).refusals}
+
+
+NAMES = [
+    "stored", "not revoked", "not frozen", "not there", "newer", "clean", "provenance",
+    "tests on qemu", "soak", "package changes", "growth", "approvals",
+]  # fmt: skip
+
+
+# --- the whole
+
+
+def test_a_promotion_that_fulfils_everything_is_allowed_and_tells_why() -> None:
+    verdict = judge(facts(), NOW)
+    assert verdict.allowed
+    assert [each.name for each in verdict.gates] == NAMES
+    reasons = {each.name: each.reason for each in verdict.gates}
+    assert reasons["newer"] == f"newer than {release(1).version}"
+    assert reasons["tests on qemu"] == "passed at 2026-03-09T06:00:00Z, on this very root"
+    assert reasons["soak"] == "in candidate for 25h00m, 1d asked for"
+    assert reasons["provenance"] == "signed by builder"
+    assert reasons["package changes"] == f"3 packages since {release(1).version}; no limit"
+    assert reasons["growth"] == f"as large as {release(1).version}; no limit"
+    assert reasons["approvals"] == "1 of 1: anna"
+
+
+def test_a_first_release_has_nothing_to_be_compared_with() -> None:
+    verdict = judge(facts(present=None, package_changes=None), NOW)
+    assert verdict.allowed
+    assert gate("newer", present=None).reason == "the first release of edge-web in stable"
+
+
+def test_the_first_channel_asks_for_no_soak_and_takes_dirty_builds() -> None:
+    dev = ChannelDefinition(name="dev")
+    assert judge(facts(channel=dev, before=None, stays=(), release=_dirty(2)), NOW).allowed
+
+
+def _dirty(number: int, digits: str = "01234567", **changes: Any) -> PublishedRelease:
+    plain = release(number)
+    version = f"{plain.version}.dirty.{digits}"
+    return release(number, **{"version": version, "dirty": True, **changes})
+
+
+# --- one gate at a time
+
+
+def test_a_half_uploaded_release_stays_out() -> None:
+    assert refusals(facts(missing=("objects/ab/abcd",))) == {
+        "stored": "objects/ab/abcd is not in the store"
+    }
+    assert "and 2 more of its objects are" in gate("stored", missing=("a", "b", "c")).reason
+
+
+def test_what_any_channel_has_revoked_enters_none() -> None:
+    found = refusals(facts(revocations=(("dev", revocation(release(2))),)))
+    assert found == {"not revoked": "revoked in dev since 2026-03-10T11:00:00Z: it eats disks"}
+    assert gate("not revoked", revocations=(("dev", revocation(release(1))),)).passed
+
+
+def test_a_rebuild_with_the_root_of_a_revoked_version_is_revoked() -> None:
+    twin = release(1, root_hash=release(2).root_hash)
+    reason = gate("not revoked", revocations=(("stable", revocation(twin)),)).reason
+    assert f"with {twin.version}, which has the same root" in reason
+
+
+def test_a_frozen_channel_takes_nothing() -> None:
+    assert refusals(facts(frozen="audit")) == {"not frozen": "stable is frozen: audit"}
+    assert refusals(back(frozen="audit")) == {"not frozen": "stable is frozen: audit"}
+
+
+@pytest.mark.parametrize("make", [facts, back])
+def test_what_is_there_already_need_not_come(make: Any) -> None:
+    there = make()
+    found = refusals(replace(there, present=there.release))
+    assert found["not there"] == f"{there.release.version} is there already"
+
+
+def test_a_promotion_never_goes_back() -> None:
+    assert refusals(facts(present=release(3))) == {
+        "newer": f"older than {release(3).version}, which stable holds"
+    }
+
+
+def test_commits_of_one_second_are_in_the_order_of_their_versions() -> None:
+    moment = release(2).created
+    twin = release(7, created=moment, version=release(2).version[:-1] + "f")
+    assert judge(facts(present=release(2), release=twin, tests=(passed(twin),)), NOW).allowed
+    assert not gate("newer", present=twin).passed
+
+
+def test_builds_of_one_commit_are_in_the_order_of_building() -> None:
+    early, late = _dirty(2, "ffffffff", built=NOW), _dirty(2, "00000000", built=NOW + HOUR)
+    assert gate("newer", release=late, present=early).passed
+    assert not gate("newer", release=early, present=late).passed
+
+
+def test_builds_of_one_commit_without_a_known_order_may_follow_each_other() -> None:
+    one, two = _dirty(2, "ffffffff"), _dirty(2, "00000000")
+    for new, old in ((one, two), (two, one), (release(2), one), (one, release(2))):
+        assert gate("newer", release=new, present=old).passed
+
+
+def test_a_dirty_build_stays_in_the_first_channel() -> None:
+    found = refusals(facts(release=_dirty(2), tests=(passed(release(2)),)))
+    assert list(found) == ["clean"]
+    assert "cannot leave the first channel" in found["clean"]
+
+
+def test_nothing_moves_without_signed_provenance() -> None:
+    assert refusals(facts(provenance=())) == {
+        "provenance": "nobody has signed how it was built",
+    }
+    why = "signed by a key that is not the builder's"
+    assert refusals(facts(problems={"provenance": why})) == {"provenance": why}
+
+
+TESTS: dict[str, tuple[tuple[TestResult, ...], str]] = {
+    "none": ((), "no signed result of its tests there"),
+    "failed": ((passed(release(2), passed=False),), "failed at 2026-03-09T06:00:00Z"),
+    "another root": (
+        (passed(release(2), root_hash="ab" * 32),),
+        "what was tested there is root abababababab…, and this is 000000000000…",
+    ),
+    "elsewhere": ((passed(release(2), "aws"),), "no signed result of its tests there"),
+    "failed later": (
+        (passed(release(2)), passed(release(2), passed=False, when=NOW)),
+        "failed at 2026-03-10T12:00:00Z",
+    ),
+    "both at once": (
+        (passed(release(2)), passed(release(2), passed=False)),
+        "failed at 2026-03-09T06:00:00Z",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", TESTS)
+def test_its_tests_must_have_passed_on_this_very_root(case: str) -> None:
+    results, reason = TESTS[case]
+    assert refusals(facts(tests=results)) == {"tests on qemu": reason}
+    assert refusals(facts(tests=results[::-1])) == {"tests on qemu": reason}
+
+
+def test_a_result_that_is_not_to_be_believed_says_why() -> None:
+    found = refusals(facts(tests=(), problems={"qemu": "signed by nobody we know"}))
+    assert found == {"tests on qemu": "signed by nobody we know"}
+
+
+def test_each_named_provider_must_have_passed() -> None:
+    both = STABLE.model_copy(update={"gates": Gates(tests=("qemu", "aws"))})
+    found = refusals(facts(channel=both))
+    assert list(found) == ["tests on aws"]
+    good = (passed(release(2)), passed(release(2), "aws"))
+    assert judge(facts(channel=both, tests=good), NOW).allowed
+
+
+def test_a_channel_may_ask_for_no_tests() -> None:
+    none = STABLE.model_copy(update={"gates": Gates(tests=())})
+    assert gate("tests", channel=none, tests=()).reason == "stable asks for none"
+
+
+def test_a_release_soaks_in_the_channel_before() -> None:
+    found = judge(facts(stays=(Stay(NOW - 3 * HOUR),)), NOW)
+    assert [each.reason for each in found.refusals] == [
+        "in candidate for 3h00m of 1d, over at 2026-03-11T09:00:00Z"
+    ]
+    assert found.opens == NOW + 21 * HOUR
+    assert judge(facts(stays=(Stay(NOW - 3 * HOUR),)), NOW + 21 * HOUR).allowed
+
+
+def test_where_it_has_never_been_it_has_not_soaked() -> None:
+    assert refusals(facts(stays=())) == {"soak": "has never been in candidate"}
+    no_soak = STABLE.model_copy(update={"gates": Gates()})
+    assert refusals(facts(channel=no_soak, stays=())) == {"soak": "has never been in candidate"}
+
+
+def test_a_release_that_was_superseded_keeps_what_it_has_soaked() -> None:
+    whole = Stay(NOW - 100 * HOUR, NOW - 70 * HOUR)
+    assert judge(facts(stays=(whole,)), NOW).allowed
+    part = Stay(NOW - 100 * HOUR, NOW - 90 * HOUR)
+    found = judge(facts(stays=(part,)), NOW)
+    assert found.refusals[0].reason == "in candidate for 10h00m of 1d, and no longer there"
+    assert found.opens is None, "time alone never opens it"
+
+
+def test_several_stays_count_together_and_none_twice() -> None:
+    stays = (Stay(NOW - HOUR), Stay(NOW - 30 * HOUR, NOW - 20 * HOUR))
+    found = judge(facts(stays=stays), NOW)
+    assert found.opens == NOW + 13 * HOUR
+    twice = (*stays, Stay(NOW - 29 * HOUR, NOW - 21 * HOUR))
+    assert judge(facts(stays=twice), NOW).opens == NOW + 13 * HOUR
+
+
+def test_a_stay_that_begins_in_the_future_has_not_begun() -> None:
+    found = judge(facts(stays=(Stay(NOW + HOUR),)), NOW)
+    assert not found.allowed
+    assert found.opens == NOW + 25 * HOUR
+
+
+BUDGETS: dict[str, tuple[dict[str, Any], str]] = {
+    "packages": (
+        {"channel": STABLE.model_copy(update={"gates": Gates(max_package_changes=2)})},
+        f"3 packages since {release(1).version}; at most 2",
+    ),
+    "unknown": (
+        {
+            "channel": STABLE.model_copy(update={"gates": Gates(max_package_changes=2)}),
+            "package_changes": None,
+        },
+        f"what changed since {release(1).version} cannot be told",
+    ),
+    "growth": (
+        {
+            "channel": STABLE.model_copy(update={"gates": Gates(max_growth=10 * MIB)}),
+            "present": release(
+                1, parts={"root": PublishedPart(file="r", digest=digest(1), size=MIB)}
+            ),
+        },
+        f"119 MiB more than {release(1).version}; at most 10.0 MiB more",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BUDGETS)
+def test_a_change_that_is_larger_than_its_budget_stays_out(case: str) -> None:
+    changes, reason = BUDGETS[case]
+    assert list(refusals(facts(**changes)).values()) == [reason]
+
+
+def test_a_budget_is_kept_up_to_its_last_package() -> None:
+    exact = STABLE.model_copy(update={"gates": Gates(max_package_changes=3, max_growth=1)})
+    assert judge(facts(channel=exact), NOW).allowed
+    assert gate("package changes", package_changes=1).reason.startswith("1 package since")
+
+
+APPROVALS: dict[str, tuple[Approvals, bool, str]] = {
+    "enough": (Approvals(2, ("anna", "bert"), ("anna", "bert")), True, "2 of 2: anna, bert"),
+    "one missing": (
+        Approvals(2, ("anna",), ("anna", "bert", "carl")),
+        False,
+        "1 of 2: anna; 1 more of bert, carl",
+    ),
+    "proposed": (
+        Approvals(2, ("anna",), ("anna", "bert"), propose=True),
+        True,
+        "1 of 2: anna; 1 more of bert, to whom it is proposed",
+    ),
+    "no key to propose with": (
+        Approvals(2, (), ("anna", "bert"), propose=True),
+        False,
+        "0 of 2; 2 more of anna, bert",
+    ),
+    "a stranger's": (Approvals(1, ("eve",), ("anna",)), False, "0 of 1; 1 more of anna"),
+    "twice the same": (
+        Approvals(2, ("anna", "anna"), ("anna", "bert")),
+        False,
+        "1 of 2: anna; 1 more of bert",
+    ),
+    "out of reach": (
+        Approvals(3, ("anna",), ("anna", "bert"), propose=True),
+        False,
+        "1 of 3: anna; only 2 have a key",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", APPROVALS)
+def test_enough_people_must_sign(case: str) -> None:
+    who, allowed, reason = APPROVALS[case]
+    assert gate("approvals", approvals=who) == Gate("approvals", allowed, reason)
+
+
+# --- back
+
+
+def test_a_rollback_asks_for_what_it_needs_and_no_more() -> None:
+    verdict = judge(back(), NOW)
+    assert verdict.allowed
+    assert [each.name for each in verdict.gates] == [
+        "held before" if name == "newer" else name for name in NAMES
+    ]
+    asked = [each.name for each in verdict.gates if "not asked" not in each.reason]
+    assert asked == [
+        "stored", "not revoked", "not frozen", "not there", "held before", "clean", "approvals",
+    ]  # fmt: skip
+
+
+def test_a_rollback_goes_only_to_what_the_channel_has_held() -> None:
+    assert judge(back(history=(), previous=release(1)), NOW).allowed
+    assert list(refusals(back(history=()))) == ["held before"]
+    other = held(release(1, root_hash="cd" * 32), NOW - 9 * HOUR, NOW - 8 * HOUR)
+    assert "with another root" in refusals(back(history=(other,)))["held before"]
+
+
+def test_a_rollback_does_not_go_to_what_is_revoked_or_gone() -> None:
+    assert list(refusals(back(revocations=(("dev", revocation(release(1))),)))) == ["not revoked"]
+    assert list(refusals(back(missing=("objects/ab/abcd",)))) == ["stored"]
+
+
+# --- how long it was there
+
+
+def test_a_pointer_tells_when_a_release_was_there() -> None:
+    first, second = release(1), release(2)
+    pointer = Pointer(
+        channel="candidate",
+        image="edge-web",
+        release=second,
+        since=NOW - HOUR,
+        history=(
+            held(first, NOW - 5 * HOUR, NOW - HOUR),
+            held(second, NOW - 9 * HOUR, NOW - 5 * HOUR),
+        ),
+    )
+    assert stays_of(pointer, second) == (
+        Stay(NOW - HOUR),
+        Stay(NOW - 9 * HOUR, NOW - 5 * HOUR),
+    )
+    assert stays_of(pointer, first) == (Stay(NOW - 5 * HOUR, NOW - HOUR),)
+    assert stays_of(pointer, release(3)) == ()
+    assert stays_of(pointer, release(2, root_hash="ef" * 32)) == (), "another root soaks anew"
+    assert stays_of(None, second) == ()
+
+
+# --- laws
+
+MOMENTS = st.integers(-(10**6), 10**6).map(lambda seconds: NOW + timedelta(seconds=seconds))
+RELEASES = st.one_of(
+    st.integers(0, 4).map(release),
+    st.builds(lambda n, d: _dirty(n, f"{d:08x}"), st.integers(0, 4), st.integers(0, 2)),
+)
+PEOPLE = st.lists(st.sampled_from(["anna", "bert", "carl"]), max_size=3).map(tuple)
+
+
+@st.composite
+def stays(draw: st.DrawFn) -> Stay:
+    since = draw(MOMENTS)
+    until = draw(st.none() | st.integers(0, 10**6).map(lambda s: since + timedelta(seconds=s)))
+    return Stay(since, until)
+
+
+RESULTS = st.builds(
+    TestResult,
+    st.sampled_from(["qemu", "aws"]),
+    st.booleans(),
+    st.integers(0, 4).map(digest),
+    MOMENTS,
+)
+CHANNELS = st.builds(
+    lambda gates: ChannelDefinition(name="stable", gates=gates),
+    st.builds(
+        Gates,
+        tests=st.sampled_from([(), ("qemu",), ("qemu", "aws")]),
+        soak=st.floats(0, 10**6),
+        max_package_changes=st.none() | st.integers(0, 9),
+        max_growth=st.none() | st.integers(1, 10**9),
+    ),
+)
+FACTS = st.builds(
+    PromotionFacts,
+    action=st.sampled_from(["promote", "rollback"]),
+    release=RELEASES,
+    channel=CHANNELS,
+    before=st.none() | st.just("candidate"),
+    approvals=st.builds(Approvals, st.integers(1, 3), PEOPLE, PEOPLE, st.booleans()),
+    stays=st.lists(stays(), max_size=3).map(tuple),
+    present=st.none() | RELEASES,
+    history=st.lists(RELEASES, max_size=3).map(
+        lambda many: tuple(held(each, NOW - HOUR, NOW) for each in many)
+    ),
+    previous=st.none() | RELEASES,
+    frozen=st.sampled_from(["", "audit"]),
+    revocations=st.lists(RELEASES, max_size=1).map(
+        lambda many: tuple(("dev", revocation(each)) for each in many)
+    ),
+    tests=st.lists(RESULTS, max_size=3).map(tuple),
+    provenance=st.sampled_from([(), ("builder",)]),
+    problems=st.dictionaries(st.sampled_from(["provenance", "qemu"]), st.just("bad"), max_size=1),
+    missing=st.sampled_from([(), ("objects/ab/abcd",)]),
+    package_changes=st.none() | st.integers(0, 12),
+)
+
+
+@given(FACTS, MOMENTS)
+def test_every_question_is_answered_with_every_gate(what: PromotionFacts, now: datetime) -> None:
+    verdict = judge(what, now)
+    names = [each.name for each in verdict.gates]
+    tests = [f"tests on {name}" for name in what.channel.gates.tests] or ["tests"]
+    order = "newer" if what.action == "promote" else "held before"
+    assert names == [
+        "stored", "not revoked", "not frozen", "not there", order, "clean",
+        "provenance", *tests, "soak", "package changes", "growth", "approvals",
+    ]  # fmt: skip
+    assert all(each.reason for each in verdict.gates)
+    assert all(each.opens is None or not each.passed for each in verdict.gates)
+    assert judge(what, now) == verdict
+
+
+@given(FACTS, MOMENTS)
+def test_nothing_revoked_is_ever_allowed(what: PromotionFacts, now: datetime) -> None:
+    revoked = (("dev", revocation(what.release)),)
+    assert not judge(replace(what, revocations=revoked), now).allowed
+
+
+@given(FACTS, MOMENTS)
+def test_these_alone_always_stand_in_the_way(what: PromotionFacts, now: datetime) -> None:
+    for change in ({"frozen": "x"}, {"missing": ("k",)}, {"present": what.release}):
+        assert not judge(replace(what, **change), now).allowed
+    stranger = replace(what.approvals, signed=("eve",), keyholders=("anna",))
+    assert not judge(replace(what, approvals=stranger), now).allowed
+
+
+@given(FACTS, MOMENTS)
+def test_a_dirty_build_never_leaves_the_first_channel(what: PromotionFacts, now: datetime) -> None:
+    if what.release.dirty and what.before is not None:
+        assert not judge(what, now).allowed
+
+
+@given(FACTS, MOMENTS, st.integers(0, 10**7))
+def test_time_never_closes_a_gate(what: PromotionFacts, now: datetime, seconds: int) -> None:
+    later = judge(what, now + timedelta(seconds=seconds))
+    for before, after in zip(judge(what, now).gates, later.gates, strict=True):
+        assert after.passed or not before.passed
+
+
+@given(FACTS, MOMENTS, st.floats(0, 10**6))
+def test_a_longer_stay_never_closes_a_gate(
+    what: PromotionFacts, now: datetime, more: float
+) -> None:
+    longer = tuple(replace(each, since=each.since - timedelta(seconds=more)) for each in what.stays)
+    before, after = judge(what, now), judge(replace(what, stays=longer), now)
+    assert after.allowed or not before.allowed
+
+
+@given(FACTS, MOMENTS)
+def test_a_shorter_demand_never_closes_a_gate(what: PromotionFacts, now: datetime) -> None:
+    gates = what.channel.gates.model_copy(
+        update={"soak": 0.0, "max_package_changes": None, "max_growth": None, "tests": ()}
+    )
+    easier = replace(what, channel=what.channel.model_copy(update={"gates": gates}))
+    assert judge(easier, now).allowed or not judge(what, now).allowed
+
+
+@given(FACTS, MOMENTS)
+def test_another_signature_never_closes_a_gate(what: PromotionFacts, now: datetime) -> None:
+    more = replace(what.approvals, signed=(*what.approvals.signed, "carl"))
+    assert judge(replace(what, approvals=more), now).allowed or not judge(what, now).allowed
+
+
+@given(FACTS, MOMENTS, RESULTS)
+def test_a_failed_test_never_opens_a_gate(
+    what: PromotionFacts, now: datetime, result: TestResult
+) -> None:
+    worse = replace(what, tests=(*what.tests, replace(result, passed=False)))
+    assert judge(what, now).allowed or not judge(worse, now).allowed
+
+
+@given(FACTS, MOMENTS)
+def test_when_time_alone_opens_it_it_is_open_then_and_not_before(
+    what: PromotionFacts, now: datetime
+) -> None:
+    opens = judge(what, now).opens
+    if opens is not None:
+        assert opens > now
+        assert judge(what, opens).allowed
+        assert not judge(what, opens - timedelta(milliseconds=1)).allowed
+
+
+@given(FACTS, MOMENTS)
+def test_a_promotion_never_replaces_a_release_by_an_older_one(
+    what: PromotionFacts, now: datetime
+) -> None:
+    verdict = judge(what, now)
+    if what.action == "promote" and what.present is not None and verdict.allowed:
+        assert what.release.created >= what.present.created
+
+
+@given(RELEASES, RELEASES)
+def test_of_two_clean_releases_only_one_can_follow_the_other(
+    one: PublishedRelease, two: PublishedRelease
+) -> None:
+    if not (one.dirty or two.dirty):
+        forth = gate("newer", release=one, present=two).passed
+        back_again = gate("newer", release=two, present=one).passed
+        assert forth + back_again == (one != two)
