@@ -14,9 +14,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.errors import HostError, UsageError
+from pipeline.errors import HostError, RecastError, UsageError
 
 if TYPE_CHECKING:
+    from pipeline.channels.desk import Desk
     from pipeline.channels.published import PublishedReleases
     from pipeline.command import Stop
     from pipeline.engine.plan import Plan, PlannedImage
@@ -213,6 +214,24 @@ class Context:
         from pipeline.channels.published import PublishedReleases
 
         return PublishedReleases(self.store)
+
+    @cached_property
+    def desk(self) -> Desk:
+        """Where channels are changed from.
+
+        Raises:
+            UsageError, TrustError: as :attr:`trust`.
+        """
+        from pipeline.channels.desk import Desk
+
+        return Desk(self.store, self.repository, self.published, self.trust, self.channels)
+
+    def known_images(self) -> list[str]:
+        """The names of all defined images, for advice; none where definitions are not valid."""
+        try:
+            return self.catalog.order()
+        except RecastError:
+            return []  # `recast plan` tells what is wrong
 
     def plan(
         self, *, only: Sequence[str] = (), since: str | None = None, refresh: bool = False
