@@ -84,9 +84,10 @@ def _behind(state: State, expiry: Expiry, moment: datetime) -> Iterator[str]:
         yield "timestamp and snapshot lack the signature of the new online key"
     for role in state.unpublished:
         yield f"{role} waits for the online key"
-    others = {"root": state.root, "targets": state.targets, **state.channels}
-    for role, loaded in others.items():
-        if loaded.signed.expires <= moment:
-            yield f"{role} ran out at {iso(loaded.signed.expires)}"
+    ends = {role: loaded.signed.expires for role, loaded in state.channels.items()}
+    ends |= {"root": state.root.signed.expires, "targets": state.targets.signed.expires}
+    for role, expires in ends.items():
+        if expires <= moment:
+            yield f"{role} ran out at {iso(expires)}"
     for role in state.broken:
         yield f"{role} is refused"

@@ -271,7 +271,10 @@ class Keyring:
         return found
 
     def _signer(self, name: str, uri: str, key: Key) -> NamedSigner:
-        return NamedSigner(name, uri, key, lambda: self._open(name, uri, key))
+        def forget() -> None:  # a token locks itself after a few wrong PINs
+            self._pins.pop(name, None)
+
+        return NamedSigner(name, uri, key, lambda: self._open(name, uri, key), forget)
 
     def _open(self, name: str, uri: str, key: Key) -> Signer:
         if split(uri)[0] not in FILE_SCHEMES:

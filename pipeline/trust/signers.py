@@ -104,13 +104,28 @@ class NamedSigner(Signer):
 
     A signature is verified before it is given away: a token or a cloud may hold another key
     than it did.
+
+    Args:
+        name: what the key is called.
+        uri: where it is, for messages.
+        key: its public half.
+        opened: opens it.
+        refused: hears that a passphrase or PIN did not fit.
     """
 
-    def __init__(self, name: str, uri: str, key: Key, opened: Callable[[], Signer]) -> None:
+    def __init__(
+        self,
+        name: str,
+        uri: str,
+        key: Key,
+        opened: Callable[[], Signer],
+        refused: Callable[[], None] = lambda: None,
+    ) -> None:
         self.name = name
         self._uri = uri
         self._key = key
         self._opened = opened
+        self._refused = refused
         self._signer: Signer | None = None
 
     @property
@@ -132,10 +147,14 @@ class NamedSigner(Signer):
             TrustError: it is the wrong key or passphrase, or the signature does not fit.
             HostError: a file, a library or a token is missing.
         """
-        with explained(self.name, self._uri):
-            if self._signer is None:
-                self._signer = self._opened()
-            signature = self._signer.sign(payload)
+        try:
+            with explained(self.name, self._uri):
+                if self._signer is None:
+                    self._signer = self._opened()
+                signature = self._signer.sign(payload)
+        except PassphraseError:
+            self._refused()
+            raise
         try:
             self._key.verify_signature(signature, payload)
         except UnverifiedSignatureError as error:
