@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
@@ -29,30 +30,40 @@ def canonical(data: object) -> bytes:
     return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def of_file(path: Path) -> str:
+def of_file(path: Path, hear: Callable[[int], None] | None = None) -> str:
     """Digest of the content of one file.
+
+    Args:
+        path: the file.
+        hear: is told of bytes that were read, holes included; ends it by raising.
 
     Raises:
         OSError: the file cannot be read.
     """
     with path.open("rb") as file:
         info = os.fstat(file.fileno())
-        if info.st_blocks * 512 < info.st_size:
-            return _of_sparse(file, info.st_size)
+        if hear is not None or info.st_blocks * 512 < info.st_size:
+            return _of_sparse(file, info.st_size, hear or _to_nobody)
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _of_sparse(file: IO[bytes], size: int) -> str:
+def _to_nobody(_count: int) -> None:
+    """Nobody wants to hear."""
+
+
+def _of_sparse(file: IO[bytes], size: int, hear: Callable[[int], None]) -> str:
     """Hash holes without reading them: reading would fill the memory with pages of zeros."""
     hasher = hashlib.sha256()
     zeros, at = bytes(_READ), 0
     for start, end in (*data_ranges(file.fileno()), (size, size)):
         for hole in range(at, start, _READ):
             hasher.update(zeros[: start - hole])
+            hear(min(_READ, start - hole))
         file.seek(start)
         at = start
         while at < end and (block := file.read(min(_READ, end - at))):
             hasher.update(block)
+            hear(len(block))
             at += len(block)
     return hasher.hexdigest()
 

@@ -196,25 +196,26 @@ def read_manifest(store: Reader, release: PublishedRelease) -> Release:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"]))
         raise TrustError(f"{what} cannot be read: {place}: {first['msg']}") from error
-    for field in _AGREED:
-        if getattr(found, field) != getattr(release, field):
-            raise TrustError(
-                f"{what} has {field.replace('_', ' ')} {getattr(found, field)}, the store's "
-                f"description {getattr(release, field)}",
-                hint="Somebody has changed one of them: publish the release anew.",
-            )
-    for role, part in release.parts.items():
-        made = found.parts.get(role)
-        if made is None or (made.file, made.digest, made.size) != (
-            part.file,
-            part.digest,
-            part.size,
-        ):
-            raise TrustError(
-                f"{what} has another {role} than the store's description",
-                hint="Somebody has changed one of them: publish the release anew.",
-            )
+    if field := disagreement(release, found):
+        raise TrustError(
+            f"{what} and the store's description differ in: {field}",
+            hint="Somebody has changed one of them: publish the release again from where it was "
+            "built.",
+        )
     return found
+
+
+def disagreement(release: PublishedRelease, manifest: Release) -> str:
+    """In what a description differs from a manifest: a field's or a part's name; empty if not."""
+    for field in _AGREED:
+        if getattr(manifest, field) != getattr(release, field):
+            return field.replace("_", " ")
+    for role, part in release.parts.items():
+        made = manifest.parts.get(role)
+        said = (part.file, part.digest, part.size)
+        if made is None or (made.file, made.digest, made.size) != said:
+            return role
+    return ""
 
 
 def read_envelope(store: Reader, evidence: Evidence) -> bytes:

@@ -57,6 +57,12 @@ class PublishedPart(Record):
     stored: StoredObject | None = None
     extents: tuple[Extent, ...] | None = None
 
+    @property
+    def objects(self) -> tuple[StoredObject, ...]:
+        """What it is stored in; nothing of what it takes from other parts."""
+        found = (self.stored, *(extent.stored for extent in self.extents or ()))
+        return tuple(each for each in found if each is not None)
+
 
 class Evidence(Record):
     """An attestation of a release: an in-toto statement in a DSSE envelope, stored plain."""
@@ -90,6 +96,14 @@ class PublishedRelease(Record):
     def name(self) -> str:
         """``<image>_<version>_<arch>``."""
         return release_name(self.image, self.version, self.arch)
+
+    @property
+    def objects(self) -> tuple[StoredObject, ...]:
+        """Every object of the store that it consists of, each once."""
+        found = [self.manifest, *(each.stored for each in self.evidence)]
+        for part in self.parts.values():
+            found += part.objects
+        return tuple({each.digest: each for each in found}.values())
 
     @property
     def machine_size(self) -> int:
