@@ -85,8 +85,8 @@ def read_manifest(desk: Desk, release: PublishedRelease) -> Release:
         raise _incomplete(release, error.key) from error
 
 
-def look_at(desk: Desk, release: PublishedRelease) -> Iterator[Examined]:
-    """Verify each attestation of *release*.
+def look_at(desk: Desk, release: PublishedRelease, kind: str = "") -> Iterator[Examined]:
+    """Verify each attestation of *release*, or those of one kind.
 
     Raises:
         NetworkError, HostError: the store cannot be read.
@@ -95,6 +95,8 @@ def look_at(desk: Desk, release: PublishedRelease) -> Iterator[Examined]:
     from pipeline.trust.statements import SIGNED_BY
 
     for each in release.evidence:
+        if kind and each.kind != kind:
+            continue
         try:
             keys, threshold = desk.client.attesters(SIGNED_BY[each.kind])
             envelope = desk.published.envelope(each)

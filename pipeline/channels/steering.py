@@ -36,11 +36,11 @@ class Steered:
 
     Attributes:
         pointer: what the channel says of the image now, or would.
-        outcome: None if it was so already.
+        outcome: what came of it.
     """
 
     pointer: Pointer
-    outcome: Outcome | None
+    outcome: Outcome
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def steer(
     """Change how the release that *channel* holds of *image* spreads.
 
     Raises:
-        UsageError: the channel holds no release of it, or its rollout is not one that *how* fits.
+        UsageError: the channel holds no release of it, or its rollout is so already.
         RefusedError: the channel is frozen, or others must sign.
         ConflictError: others have moved the channel to another release meanwhile.
     """
@@ -85,8 +85,6 @@ def steer(
             raise moved_on(view.name, image, pointer)
         changed = pointer.model_copy(update={"rollout": _STEERS[how](pointer.rollout, now)})
         pointers[:] = [changed]
-        if changed == pointer:
-            raise _AsItIs
         version = pointer.release.version
         event = Event(
             action="roll",
@@ -98,7 +96,7 @@ def steer(
         )
         return ChannelChange(event=event, pointers={image: changed})
 
-    outcome = _try_change(desk, channel, decide, propose=propose)
+    outcome = desk.repository.change_channel(channel, decide, propose=propose)
     return Steered(pointers[0], outcome)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
@@ -25,15 +26,7 @@ def outcome_data(outcome: Outcome | None) -> dict[str, object] | None:
     """An outcome as JSON-able data."""
     if outcome is None:
         return None
-    return {
-        "channel": outcome.channel,
-        "version": outcome.version,
-        "proposal": outcome.proposal,
-        "signed_by": list(outcome.signed_by),
-        "missing": outcome.missing,
-        "published": outcome.published,
-        "notices": list(outcome.notices),
-    }
+    return asdict(outcome)
 
 
 def outcome_text(outcome: Outcome, done: str) -> str:
