@@ -7,7 +7,7 @@ keeps them well, and says in words what it refuses.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -185,6 +185,36 @@ class TrustClient:
                 self._cache.keep_pointer(channel, image, data)
         return pointers.parse(self._store, key, target, data)
 
+    def anchor(self) -> tuple[bytes, Seen]:
+        """What those start from who look beyond the published state: root, versions seen.
+
+        Raises:
+            HostError: the folder cannot be used.
+        """
+        with self._cache.in_use():
+            return self._root, self._cache.seen()
+
+    def note(self, root: Root, versions: Mapping[str, int]) -> None:
+        """Remember versions that were verified elsewhere, so that none is ever taken back.
+
+        Args:
+            root: the newest root.
+            versions: by role, what was published.
+
+        Raises:
+            HostError: the folder cannot be used.
+        """
+        with self._cache.in_use():
+            seen, keys = self._cache.seen(), signing_keys(root)
+            known = seen.versions if seen.keys == keys else {}
+            newest = {role: max(version, known.get(role, 0)) for role, version in versions.items()}
+            update = {
+                "root": max(root.version, seen.root),
+                "keys": keys,
+                "versions": {**known, **newest},
+            }
+            self._cache.remember(seen.model_copy(update=update))
+
     def attesters(self, kind: str) -> tuple[Sequence[Key], int]:
         """The keys whose attestations count, and how many of them must sign one.
 
@@ -221,6 +251,7 @@ class TrustClient:
     def _load_channel(self, session: _Session, name: str) -> TrustedChannel:
         with self._cache.in_use(), self._explained(session.fetcher, name):
             try:
+                self._cache.repair()
                 session.updater.get_targetinfo(layout.pointer_path(name, _ANY))
             except OSError:  # it was not kept, and TUF's client would not try again
                 self._session = None
@@ -274,11 +305,7 @@ class TrustClient:
         fetcher = StoreFetcher(self._store, online=True)
         fetcher.hand_in(layout.TIMESTAMP_KEY, timestamp)
         with self._explained(fetcher):
-            try:
-                session = self._verify(fetcher, etag)
-            except OSError:  # the folder holds what is no file, for one
-                self._cache.repair()
-                session = self._verify(fetcher, etag)
+            session = self._verify(fetcher, etag)
         trusted = session.trusted
         self._cache.remember(
             Seen(
@@ -293,6 +320,7 @@ class TrustClient:
 
     def _verify(self, fetcher: StoreFetcher, etag: str) -> _Session:
         """Have TUF's client go through all of its steps; its folder holds the outcome."""
+        self._cache.repair()
         updater = Updater(
             str(self._cache.metadata),
             layout.METADATA,

@@ -219,7 +219,7 @@ class Drafter:
             _require_signable(name, role, len(keys_of(signed, name)))
         signed.version = self.state.root.version + 1
         signed.expires = expires(self.now, self.expiry.root)
-        signed.unrecognized_fields[layout.STATE_FIELD] = _dump(ChannelState(event=event))
+        signed.unrecognized_fields[layout.STATE_FIELD] = dump_state(event)
         parts: dict[str, Metadata[Any]] = {}
         if not verify(signed, layout.TARGETS, self.state.targets.metadata):
             parts[layout.TARGETS] = self.resigned(layout.TARGETS, event, 0)
@@ -253,14 +253,13 @@ class Drafter:
         is_top = role == layout.TARGETS
         signed.version = self.state.free.get(role, head.version + 1 if head else 1)
         signed.expires = expires(self.now, self.expiry.targets if is_top else self.expiry.channel)
-        state = ChannelState(
-            event=event,
+        signed.unrecognized_fields[layout.STATE_FIELD] = dump_state(
+            event,
             previous=head.sha256 if head else "",
             previous_version=head.version if head else 0,
             targets_version=targets_version,
             frozen=frozen,
         )
-        signed.unrecognized_fields[layout.STATE_FIELD] = _dump(state)
         metadata = Metadata(signed)
         _require_size(role, metadata.to_bytes(), layout.MAX_TARGETS)
         return metadata
@@ -271,7 +270,9 @@ def load_part(part: Metadata[Any]) -> Loaded[Any]:
     return Loaded(part.to_bytes(), part)
 
 
-def _dump(state: ChannelState) -> dict[str, Any]:
+def dump_state(event: Event, **more: Any) -> dict[str, Any]:
+    """What goes into :data:`pipeline.trust.layout.STATE_FIELD`; see ChannelState."""
+    state = ChannelState(event=event, **more)
     return state.model_dump(mode="json", exclude_defaults=True)
 
 

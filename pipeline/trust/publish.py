@@ -26,6 +26,7 @@ from pipeline.errors import ConflictError, RefusedError, TrustError
 from pipeline.store.base import ChangedError, ExistsError, MissingError, Store, object_key
 from pipeline.trust import layout
 from pipeline.trust.draft import ONLINE_ROLES, Draft, Signers, expires, load_part, sign
+from pipeline.trust.history import version_before
 from pipeline.trust.loading import ROOT_FIELD, follow, parse
 from pipeline.trust.state import Loaded, State, T, keys_of, names, verify
 
@@ -185,20 +186,9 @@ class Publisher:
         for role, part in parts.items():
             tip = state.find(role)
             while tip is not None and tip.version > part.version:
-                tip = self._before(role, tip)
+                tip = version_before(self.store, role, tip)
             if tip is None or tip.sha256 != part.sha256:
                 raise LostRaceError(layout.metadata_key(role, part.version))
-
-    def _before(self, role: str, tip: Loaded[Targets]) -> Loaded[Targets] | None:
-        told = tip.state
-        if told is None or not told.previous:
-            return None
-        key = layout.metadata_key(role, told.previous_version)
-        try:
-            data = self.store.get(key, limit=layout.MAX_TARGETS)
-        except MissingError:
-            return None
-        return parse(data, Targets, key, self.store.url)
 
     # --- snapshot and timestamp ---------------------------------------------------------------
 

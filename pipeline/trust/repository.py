@@ -4,9 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pipeline import clock
+from pipeline.errors import HostError, TrustError, UsageError
+from pipeline.models.pointer import Event
+from pipeline.trust import layout
+from pipeline.trust.changing import Changer
+from pipeline.trust.creation import Creation, delegate
+from pipeline.trust.describe import count
+from pipeline.trust.draft import Draft, Drafter, Signers
+from pipeline.trust.history import history
+from pipeline.trust.loading import Anchor, load
+from pipeline.trust.proposals import ProposalStore
+from pipeline.trust.publish import Publisher
+from pipeline.trust.review import Reviewer, unreadable
+from pipeline.trust.state import State, delegated
+from pipeline.trust.viewing import require_channel, view
 from pipeline.trust.views import (
     ChannelChange,
     ChannelView,
@@ -23,8 +37,6 @@ if TYPE_CHECKING:
     from pipeline.models.channel import Channels
     from pipeline.store.base import Store
     from pipeline.trust.client import TrustClient
-    from pipeline.trust.keys import Keyring
-    from pipeline.trust.state import State
 
 __all__ = [
     "ChannelChange",
@@ -53,18 +65,27 @@ class Repository:
         self,
         store: Store,
         client: TrustClient,
-        keyring: Keyring,
+        keyring: Signers,
         channels: Channels,
         *,
         single_writer: bool = False,
         now: Callable[[], datetime] = clock.now,
     ) -> None:
-        raise NotImplementedError
+        self.store = store
+        self.keyring = keyring
+        self.channels = channels
+        self.now = now
+        self._client = client
+        self._single_writer = single_writer
+        self.publisher = Publisher(store, keyring, channels.expiry, now, self.load)
+        self._proposals = ProposalStore(store)
+        self._reviewer = Reviewer(store, channels.expiry, client.read_pointer, now)
+        self._changer = Changer(self.publisher, self._proposals, self._reviewer, keyring, now)
 
     @staticmethod
     def create(
         store: Store,
-        keyring: Keyring,
+        keyring: Signers,
         channels: Channels,
         roles: Mapping[str, RoleKeys],
         *,
@@ -85,7 +106,8 @@ class Repository:
             UsageError: the store has metadata of other keys, or keys are missing.
             HostError: the store cannot keep writers apart, and *single_writer* is not set.
         """
-        raise NotImplementedError
+        require_exclusive(store, single_writer)
+        return Creation(store, keyring, channels, roles, now()).run()
 
     def load(self) -> State:
         """The newest verified state, with what is signed and not yet published.
@@ -94,7 +116,12 @@ class Repository:
             UsageError: the store has no metadata.
             TrustError: it is not what was signed, or older than what was seen before.
         """
-        raise NotImplementedError
+        root, seen = self._client.anchor()
+        state = load(self.store, Anchor(root, seen), self.now())
+        versions = {**state.published, layout.TIMESTAMP: state.timestamp.version}
+        versions[layout.SNAPSHOT] = state.snapshot.version
+        self._client.note(state.root.signed, versions)
+        return state
 
     def channel(self, name: str) -> ChannelView:
         """A channel as it stands.
@@ -102,7 +129,7 @@ class Repository:
         Raises:
             UsageError: there is no such channel, or it has no role yet; says what to do.
         """
-        raise NotImplementedError
+        return self._view(self.load(), name)
 
     def change_channel(
         self,
@@ -126,10 +153,20 @@ class Repository:
             UsageError: there is no such channel, or it has no role yet.
             HostError: the store cannot keep writers apart.
         """
-        raise NotImplementedError
+
+        def make(state: State) -> Draft:
+            change = decide(self._view(state, channel))
+            return self._drafter(state).channel(channel, change)
+
+        return self._change(channel, make, propose)
 
     def change_targets(
-        self, edit: Callable[[Targets], None], *, reason: str = "", propose: bool = False
+        self,
+        edit: Callable[[Targets], None],
+        *,
+        reason: str = "",
+        propose: bool = False,
+        action: Literal["keys", "refresh"] = "keys",
     ) -> Outcome:
         """Sign a new version of the role that names the channels' keys.
 
@@ -140,14 +177,26 @@ class Repository:
             edit: changes a copy in place; called again after a lost race.
             reason: for the history.
             propose: as in :meth:`change_channel`.
+            action: for the history.
 
         Raises:
             RefusedError, ConflictError, HostError: as :meth:`change_channel`.
         """
-        raise NotImplementedError
+
+        def make(state: State) -> Draft:
+            event = Event(action=action, at=self.now(), reason=reason)
+            return self._drafter(state).targets(edit, event)
+
+        return self._change(layout.TARGETS, make, propose)
 
     def change_root(
-        self, edit: Callable[[Root], None], *, reason: str = "", propose: bool = False
+        self,
+        edit: Callable[[Root], None],
+        *,
+        reason: str = "",
+        propose: bool = False,
+        lost: bool = False,
+        action: Literal["keys", "refresh"] = "keys",
     ) -> Outcome:
         """Sign a new version of the root, which clients follow from the one that they have.
 
@@ -159,16 +208,26 @@ class Repository:
             edit: changes a copy in place; called again after a lost race.
             reason: for the history.
             propose: as in :meth:`change_channel`.
+            lost: keys of targets or the online key are gone, and cannot sign beside the new
+                ones: clients refuse the store for a moment while it is carried out.
+            action: for the history.
 
         Raises:
             RefusedError, ConflictError, HostError: as :meth:`change_channel`.
         """
-        raise NotImplementedError
+
+        def make(state: State) -> Draft:
+            event = Event(action=action, at=self.now(), reason=reason)
+            return self._drafter(state).root(edit, event, lost=lost)
+
+        return self._change(layout.ROOT, make, propose)
 
     def sync_channels(
         self, keys: Mapping[str, Sequence[Key]], *, propose: bool = False
     ) -> Outcome | None:
         """Give each channel of ``images/channels.yaml`` its role, and each role its threshold.
+
+        A channel that is no longer in that file keeps its role: machines may be on it.
 
         Args:
             keys: who may sign a channel that has no role yet.
@@ -181,11 +240,37 @@ class Repository:
             UsageError: a new channel has too few keys.
             RefusedError, ConflictError, HostError: as :meth:`change_channel`.
         """
-        raise NotImplementedError
+        changes = self._channel_changes(self.load().targets.signed)
+        if not changes:
+            return None
+
+        def edit(targets: Targets) -> None:
+            for each in self.channels.channels:
+                role = delegated(targets).get(each.name)
+                if role is not None:
+                    role.threshold = each.gates.approvals
+                    continue
+                mine = tuple(keys.get(each.name, ()))
+                if len(mine) < each.gates.approvals:
+                    raise UsageError(
+                        f"channel {each.name} has no role yet, and its role needs "
+                        f"{count(each.gates.approvals, 'key')}",
+                        hint=f"`recast keys add {each.name} …` names who may sign it.",
+                    )
+                delegate(targets, each.name, mine, each.gates.approvals)
+
+        return self.change_targets(edit, reason="; ".join(changes), propose=propose)
 
     def proposals(self) -> list[Proposal]:
         """The changes that wait for signatures, and those that became stale; oldest first."""
-        raise NotImplementedError
+        stored = list(self._proposals.all())
+        state = self.load()
+        shown = [
+            self._reviewer.show(state, each, *self._proposals.collect(each, state))
+            for each in stored
+            if not self._reviewer.carried_out(state, each)
+        ]
+        return sorted(shown, key=lambda proposal: (proposal.proposed, proposal.id))
 
     def approve(self, proposal: str) -> Outcome:
         """Add our signature to a proposed change, and carry it out if that was the last one.
@@ -197,16 +282,29 @@ class Repository:
             UsageError: there is no such proposal, or more than one.
             ConflictError: it is stale.
             RefusedError: none of our keys may sign it.
+            TrustError: it is not what it should be.
         """
-        raise NotImplementedError
+        self._require_exclusive()
+        return self._changer.approve(proposal)
 
     def withdraw(self, proposal: str) -> Proposal:
-        """Remove a proposed change, and what has been signed of it.
+        """Remove a proposed change, and what has been signed of it; return what it was.
+
+        Args:
+            proposal: its id, or the beginning of it.
 
         Raises:
             UsageError: there is no such proposal, or more than one.
         """
-        raise NotImplementedError
+        role, identity = self._proposals.locate(proposal)
+        try:
+            stored = self._proposals.get(identity)
+            state = self.load()
+            found = self._reviewer.show(state, stored, *self._proposals.collect(stored, state))
+        except TrustError as error:
+            found = unreadable(role, identity, error.message, self.now())
+        self._proposals.remove(role, identity)
+        return found
 
     def refresh(self, *, within: float | None = None, propose: bool = False) -> list[str]:
         """Sign anew what expires soon, and publish what waits for the online key.
@@ -221,7 +319,10 @@ class Repository:
         Returns:
             What it did, and what others must do by when, in sentences.
         """
-        raise NotImplementedError
+        from pipeline.trust.refresh import Refresher
+
+        self._require_exclusive()
+        return Refresher(self, within, propose).run()
 
     def history(self, channel: str) -> Iterator[HistoryEntry]:
         """All versions of a channel, the newest first, each vouched for by the one after it.
@@ -230,4 +331,47 @@ class Repository:
             UsageError: there is no such channel.
             TrustError: a version is missing, or not what the version after it vouches for.
         """
-        raise NotImplementedError
+        state = self.load()
+        require_channel(state, channel, self.channels)
+        return history(self.store, state, channel)
+
+    def _drafter(self, state: State) -> Drafter:
+        return Drafter(state, self.channels.expiry, self.now())
+
+    def _channel_changes(self, targets: Targets) -> list[str]:
+        roles = delegated(targets)
+        changes = []
+        for each in self.channels.channels:
+            needs = f"{each.name} needs {count(each.gates.approvals, 'signature')}"
+            if each.name not in roles:
+                changes.append(f"new channel {each.name}")
+            elif roles[each.name].threshold != each.gates.approvals:
+                changes.append(needs)
+        return changes
+
+    def _change(self, role: str, make: Callable[[State], Draft], propose: bool) -> Outcome:
+        self._require_exclusive()
+        return self._changer.change(role, make, propose)
+
+    def _view(self, state: State, name: str) -> ChannelView:
+        require_channel(state, name, self.channels)
+        return view(state, name, self.keyring, self._client.read_pointer)
+
+    def _require_exclusive(self) -> None:
+        require_exclusive(self.store, self._single_writer)
+
+
+def require_exclusive(store: Store, single_writer: bool) -> None:
+    """Refuse to change a store whose writers could undo each other's work.
+
+    Raises:
+        HostError: it cannot keep writers apart, and *single_writer* is not set.
+    """
+    if not (single_writer or store.exclusive):
+        raise HostError(
+            f"{store.url} cannot keep two writers apart (its server has no conditional writes): "
+            "one could undo what the other has signed",
+            hint="If nobody else ever writes to it, CI jobs included, say so with "
+            "`single_writer: true` under `store:` in images/settings.yaml. Else use a store that "
+            "can.",
+        )
