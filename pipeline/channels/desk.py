@@ -48,10 +48,6 @@ class Desk:
         Raises:
             UsageError: there is no such channel; names what is near.
         """
-        if channel not in self.channels.names:
-            raise UsageError(
-                f"there is no channel `{channel}`", hint=near(channel, self.channels.names)
-            )
         return self.channels[channel]
 
     def view(self, channel: str) -> ChannelView:

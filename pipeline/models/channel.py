@@ -95,9 +95,11 @@ def check_steps(waves: tuple[Wave, ...]) -> tuple[Wave, ...]:
     return waves
 
 
-def _no_role(name: str) -> str:
+def _free_name(name: str) -> str:
     if name in RESERVED:
         refuse(f"no channel can be called {shown(name)}: it is the name of a role")
+    if name == "last" or name.isdigit():
+        refuse(f"no channel can be called {shown(name)}: `recast log` takes it for a run")
     return name
 
 
@@ -144,7 +146,7 @@ class Gates(Model):
 class ChannelDefinition(Model):
     """A named pointer to releases, and what it takes to get into it."""
 
-    name: Annotated[Label, AfterValidator(_no_role)] = Field(
+    name: Annotated[Label, AfterValidator(_free_name)] = Field(
         description="What commands and sites call it; devices follow a channel by its name."
     )
     description: str = Field(default="", max_length=200, description="For people.")

@@ -207,6 +207,12 @@ def test_a_channel_cannot_have_the_name_of_a_role(images: Path, name: str) -> No
     )
 
 
+@pytest.mark.parametrize("name", ["last", '"2026"'])
+def test_a_channel_cannot_be_taken_for_a_run(images: Path, name: str) -> None:
+    (line,) = told(images, f"channels: [{{name: {name}}}]\n")
+    assert line.endswith("`recast log` takes it for a run")
+
+
 def test_too_much_is_counted(images: Path) -> None:
     many = ", ".join(f"{{name: c{number}}}" for number in range(17))
     assert told(images, f"channels: [{many}]\n") == [
@@ -254,7 +260,9 @@ def test_what_is_no_file_is_told(images: Path) -> None:
 
 _SECONDS = st.integers(min_value=1, max_value=1000 * 86400).map(float)
 _NAMES = st.lists(
-    st.from_regex(r"[a-z0-9][a-z0-9-]{0,20}", fullmatch=True).filter(lambda n: n not in RESERVED),
+    st.from_regex(r"[a-z0-9][a-z0-9-]{0,20}", fullmatch=True).filter(
+        lambda n: n not in (*RESERVED, "last") and not n.isdigit()
+    ),
     min_size=1,
     max_size=16,
     unique=True,
