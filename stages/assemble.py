@@ -116,7 +116,7 @@ def _name(
 ) -> tuple[Release, Mapping[str, Path]]:
     """Give the root a name, and make all that carries it."""
     budget = work.own.budget
-    version = _free_version(work, stored)
+    version = _free_version(work, stored, (parts.root_hash, boot_digest, record.build_key))
     naming = assemble.Naming(
         work.image, version, release_name(work.image, version, work.definition.arch)
     )
@@ -146,11 +146,14 @@ def _known(record: BuildRecord, release: Release) -> BuildRecord:
     return record.model_copy(update={"version": release.version, "root_hash": release.root_hash})
 
 
-def _free_version(work: Work, stored: releases.Releases) -> str:
-    """The commit's version; with a number behind it for a rebuild with other packages."""
+def _free_version(work: Work, stored: releases.Releases, identity: tuple[str, str, str]) -> str:
+    """The commit's version; with a number behind it for a rebuild with other packages.
+
+    A version that is published stands for the same bytes for ever, wherever they were built.
+    """
     taken = {each.release.version for each in stored.of(work.image)}
     version, number = work.source.version, 1
-    while version in taken:
+    while version in taken or work.taken(version) not in (None, identity):
         number += 1
         version = f"{work.source.version}.{number}"
     return version

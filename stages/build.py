@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,6 +43,7 @@ class BuildStage:
             work.log.write(f"The tree is there already: {work.tree.name}\n")
             return "cached"
         require_space(work.artifacts, _SPACE)
+        started = clock.now()
         scratch = work.scratch / "build"
         scratch.mkdir()
         request = tree_request(
@@ -63,11 +65,11 @@ class BuildStage:
             progress=work.progress,
         )
         work.progress("reading packages")
-        self._keep(work, made, manifests)
+        self._keep(work, made, manifests, started)
         shutil.rmtree(scratch)
         return "done"
 
-    def _keep(self, work: Work, made: Path, manifests: Path) -> None:
+    def _keep(self, work: Work, made: Path, manifests: Path, started: datetime) -> None:
         """Put the tree where its plan said, and record what it was made of."""
         folder = work.scratch / "tree"  # the scratch folder: a kill leaves nothing elsewhere
         folder.mkdir()
@@ -102,5 +104,7 @@ class BuildStage:
                 components=components,
                 tree=work.tree.name,
                 built=clock.now(),
+                run=work.run,
+                started=started,
             )
         )

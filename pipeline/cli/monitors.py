@@ -96,7 +96,8 @@ class _Lines:
         text = f"{head.rstrip()}: {said}"
         if event.status in ("done", "failed", "interrupted"):
             text += time_taken
-        self._line(text + (f": {event.error}" if event.error else ""))
+        more = event.error or event.note
+        self._line(text + (f": {more}" if more else ""))
         if "\n" not in event.error:  # a message of several lines has the program's last ones
             for line in event.tail:
                 self._line(f"    {line}")

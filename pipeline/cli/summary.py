@@ -74,10 +74,11 @@ def _ticks(line: str) -> list[str]:
 
 
 def _cell(found: StageRecord) -> str:
-    mark = _MARKS[found.status]
+    text = _MARKS[found.status]
     if found.status in ("done", "failed", "interrupted") and found.seconds is not None:
-        return f"{mark} {duration(found.seconds)}"
-    return f"{mark}: {found.error}" if found.status == "skipped" and found.error else mark
+        text += f" {duration(found.seconds)}"
+    more = found.error if found.status == "skipped" else found.note
+    return f"{text}: {more}" if more else text
 
 
 def _code(text: str) -> str:

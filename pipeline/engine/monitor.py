@@ -72,6 +72,7 @@ class StageFinished:
         tail: the last lines of its log, when it failed.
         version: of the image's release, as soon as there is one.
         root_hash: likewise.
+        note: what it came to, in a few words; empty if there is nothing to say.
     """
 
     when: datetime
@@ -84,6 +85,7 @@ class StageFinished:
     tail: tuple[str, ...] = ()
     version: str = ""
     root_hash: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True)

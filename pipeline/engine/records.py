@@ -59,6 +59,8 @@ class BuildRecord(Record):
         built: when the tree was done.
         version: its release's; empty until it is assembled.
         root_hash: the same.
+        run: the id of the run that built it.
+        started: when that began.
     """
 
     image: str
@@ -68,6 +70,8 @@ class BuildRecord(Record):
     built: Moment
     version: str = ""
     root_hash: str = ""
+    run: str = ""
+    started: Moment | None = None
 
 
 class _File(Record):

@@ -178,6 +178,7 @@ class _Run:
             own.mkdir()
             work = make_work(planned, self._plan, own, self._stop)
             work.force = planned.image in self._options.force
+            work.run = self._record.id
             self._works[planned.image] = work
         finished = self._finished_before()
         builds = BUILD in self._stages  # otherwise parents are there already: nothing waits
@@ -298,6 +299,7 @@ class _Run:
         work = self._works[task.image]
         work.log = Log(path)
         work.report = lambda text: self._inbox.put(_Progress(task, text))
+        work.note = ""
         self._clocks[task] = time.monotonic()
         self._note(task, StageRecord(status="running", started=now(), log=path.name))
         self._tell(say.StageStarted(now(), *task))
@@ -327,13 +329,13 @@ class _Run:
         old = self._record.images[task.image].stages[task.stage]
         new = {"status": status, "seconds": round(seconds, 3), "error": error, "hint": hint}
         self._note_release(task.image, work)
-        self._note(task, old.model_copy(update=new))
+        self._note(task, old.model_copy(update={**new, "note": work.note}))
         image = self._record.images[task.image]
         self._tell(
             say.StageFinished(
                 now(), *task, status, seconds, error, hint,
                 tail=tail if status == "failed" else (),
-                version=image.version, root_hash=image.root_hash,
+                version=image.version, root_hash=image.root_hash, note=work.note,
             )
         )  # fmt: skip
         if status in ("done", "cached"):

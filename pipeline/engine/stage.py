@@ -28,12 +28,17 @@ def _silent(_text: str) -> None:
     """Report progress to nobody."""
 
 
+def _free(_version: str) -> None:
+    """Nothing is published anywhere."""
+
+
 @dataclass
 class Work:
     """Everything about one image in one run.
 
-    The engine sets *log* and *report* anew before each stage. Stages set only what they hand on
-    to the next one: *release_dir* and *release* (by assemble). All else stays as it was made.
+    The engine sets *log*, *report* and *note* anew before each stage. Stages set only what they
+    hand on to the next one, *release_dir* and *release* (by assemble), and *note*. All else stays
+    as it was made.
 
     Attributes:
         project: the folder that holds ``images/``.
@@ -52,6 +57,10 @@ class Work:
         release: its manifest.
         force: do it again, even if its result is there.
         report: who hears of progress.
+        note: what the running stage came to, in a few words; it stays in the run's record.
+        run: the id of the run.
+        taken: what has a version in the store that releases are published to: its root hash,
+            boot digest and build key; None if it is free, as far as that is known.
     """
 
     project: Path
@@ -70,6 +79,9 @@ class Work:
     release: Release | None = None
     force: bool = False
     report: Callable[[str], None] = field(default=_silent, repr=False)
+    note: str = ""
+    run: str = ""
+    taken: Callable[[str], tuple[str, str, str] | None] = field(default=_free, repr=False)
 
     @property
     def image(self) -> str:

@@ -39,6 +39,7 @@ class StageRecord(_Frozen):
     log: str = Field(default="", description="its log file's name in the run's folder")
     error: str = ""
     hint: str = ""
+    note: str = Field(default="", description="what it came to, in a few words")
 
 
 class ImageRun(_Frozen):
