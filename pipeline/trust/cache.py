@@ -72,7 +72,7 @@ class Cache:
         """
         try:
             with explained(self.folder):
-                self.metadata.mkdir(parents=True, exist_ok=True)
+                self.folder.mkdir(parents=True, exist_ok=True)
                 with locked(self.folder / "lock", what="the memory of signed metadata"):
                     yield
         except OSError as error:
@@ -111,21 +111,24 @@ class Cache:
 
     def keep_pointer(self, channel: str, image: str, data: bytes) -> None:
         """Keep a pointer in place of an older one. That it cannot be kept is no failure."""
+        path = self._pointer(channel, image)
         with contextlib.suppress(OSError, DiskFullError):
-            write_atomically(self._pointer(channel, image), data)
+            _drop(path.parent, unless=path.parent.is_dir())
+            _drop(path, unless=path.is_file())
+            write_atomically(path, data)
 
     def repair(self) -> None:
-        """Drop what no file of this folder can be; the rest keeps us from being rolled back."""
+        """Drop what no file of this folder can be; what is left keeps us from being rolled back.
+
+        TUF's client passes over a file that makes no sense, and takes no other damage: it reads
+        each whole, and stops at a folder in place of one.
+        """
         history = self.metadata / "root_history"
-        if history.is_symlink() or (history.exists() and not history.is_dir()):
-            history.unlink()
-        for path in (*self.metadata.iterdir(), *history.glob("*"), self.folder / "seen.json"):
-            if path == history or _read(path) is not None:
-                continue
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+        for folder in (self.metadata, history):
+            _drop(folder, unless=folder.is_dir())
+            folder.mkdir(exist_ok=True)
+        for path in (*self.metadata.iterdir(), *history.iterdir(), self.folder / "seen.json"):
+            _drop(path, unless=path == history or _read(path) is not None)
 
     def _pointer(self, channel: str, image: str) -> Path:
         # Neither name can hold a dot.
@@ -147,6 +150,15 @@ def signing_keys(root: Root) -> str:
     """What :attr:`Seen.keys` is under this root."""
     roles = (layout.TIMESTAMP, layout.SNAPSHOT)
     return digest.of_data([sorted(root.roles[role].keyids) for role in roles])
+
+
+def _drop(path: Path, *, unless: bool) -> None:
+    if unless:
+        return
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> bytes | None:

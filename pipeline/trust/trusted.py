@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -95,7 +96,8 @@ class TrustedChannel:
         name: the channel's name.
         version: of its metadata.
         expires: when that runs out.
-        state: what its last change was; None if it does not say.
+        state: what its last change was; None if it does not say, or a newer Recast has said it
+            in words of its own. A machine needs the pointers alone.
         pointers: by image, length and digest of the pointer.
         signers: names of the keys that have signed this version.
         threshold: how many must.
@@ -184,10 +186,9 @@ def read_channel(name: str, data: bytes, trusted: TrustedMetadata, now: datetime
     result = trusted.targets.signed.get_verification_result(
         name, metadata.signed_bytes, metadata.signatures
     )
-    try:
+    state = None
+    with contextlib.suppress(ValueError):
         state = layout.channel_state(signed)
-    except ValueError as error:
-        raise RepositoryError(f"what it says of its last change cannot be read: {error}") from error
     return TrustedChannel(
         name=name,
         version=signed.version,
