@@ -137,7 +137,7 @@ class Cache:
     def _sync(self) -> None:
         """Have the disk hold what TUF's client wrote: it renames without it."""
         history = self.metadata / "root_history"
-        for path in (*self.metadata.iterdir(), *history.glob("*"), history, self.metadata):
+        for path in (*self.metadata.glob("*"), *history.glob("*"), history, self.metadata):
             with contextlib.suppress(FileNotFoundError):
                 handle = os.open(path, os.O_RDONLY)
                 try:
