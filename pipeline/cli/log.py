@@ -1,7 +1,8 @@
-"""``recast log``: what the stages of a run have written."""
+"""``recast log``: what the stages of a run have written, or what happened to a channel."""
 
 from __future__ import annotations
 
+import difflib
 import json
 import time
 from collections.abc import Iterator
@@ -9,10 +10,10 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.context import find_artifacts
+from pipeline.cli.context import Context, find_artifacts
 from pipeline.cli.terminal import colour, duration
 from pipeline.engine.runs import Runs
-from pipeline.errors import UsageError
+from pipeline.errors import RecastError, UsageError
 from pipeline.models.run import RunRecord, StageRecord
 
 _POLL_SECONDS = 0.3
@@ -20,24 +21,40 @@ _CHUNK = 1 << 16
 
 
 @click.command()
-@click.argument("run")
+@click.argument("what", metavar="RUN|CHANNEL")
 @click.argument("image", required=False)
 @click.argument("stage", required=False)
 @click.option("-f", "--follow", is_flag=True, help="Go on until the run has ended.")
-@click.option("--json", "as_json", is_flag=True, help="Print where the logs are, as JSON.")
-def log(run: str, image: str | None, stage: str | None, follow: bool, as_json: bool) -> None:
-    """Print the logs of a run.
+@click.option("--last", "most", type=click.IntRange(1), help="Only so many changes of a channel.")
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON; of a run, where logs are.")
+def log(
+    what: str,
+    image: str | None,
+    stage: str | None,
+    follow: bool,
+    most: int | None,
+    as_json: bool,
+) -> None:
+    """Print the logs of a run, or the history of a channel.
 
-    RUN is an id from `recast runs`, the beginning of one, or `last`. IMAGE and STAGE narrow it
-    down.
+    RUN is an id from `recast runs`, the beginning of one, or `last`; IMAGE and STAGE narrow it
+    down. A CHANNEL's history says when, what, who by their signatures, why, and what each gate
+    said, the newest first; each version of the signed metadata vouches for the one before, so
+    that nobody can edit it.
 
     \b
     Example:
       recast log last
       recast log last edge-web test --follow
+      recast log stable edge-web
     """
+    if _is_channel(what):
+        _print_history(what, image, stage, most, follow, as_json)
+        return
+    if most is not None:
+        raise UsageError("--last is for the history of a channel, not for a run")
     store = Runs(find_artifacts() / "runs")
-    record = store.find(run)
+    record = _find(store, what)
     chosen = _chosen(record, image, stage)
     if as_json:
         click.echo(json.dumps([_as_data(store, record, *pair) for pair in chosen], indent=2))
@@ -46,6 +63,53 @@ def log(run: str, image: str | None, stage: str | None, follow: bool, as_json: b
     else:
         for name, step in chosen:
             _print(store, record, name, step)
+
+
+def _channels() -> tuple[str, ...]:
+    try:
+        return Context.find().channels.names
+    except RecastError:
+        return ()  # a run's logs can be printed without; `recast plan` tells what is wrong
+
+
+def _is_channel(word: str) -> bool:
+    """Is *word* a channel? A run's id has a dot, which no channel's name can have."""
+    return "." not in word and word != "last" and word in _channels()
+
+
+def _print_history(
+    channel: str,
+    image: str | None,
+    stage: str | None,
+    most: int | None,
+    follow: bool,
+    as_json: bool,
+) -> None:
+    from pipeline.cli.channel_log import print_history
+
+    if stage is not None or follow:
+        raise UsageError(
+            f"{channel} is a channel: it has neither stages nor --follow",
+            hint="`recast runs` lists the runs, which have.",
+        )
+    print_history(Context.find().desk, channel, image, most, as_json)
+
+
+def _find(store: Runs, word: str) -> RunRecord:
+    """The run that *word* means.
+
+    Raises:
+        UsageError: it means none, or several; names channels that are near.
+    """
+    try:
+        return store.find(word)
+    except UsageError as error:
+        near = difflib.get_close_matches(word, _channels(), n=1)
+        if not near:
+            raise
+        raise UsageError(
+            f"there is no run and no channel `{word}`", hint=f"Did you mean {near[0]}?"
+        ) from error
 
 
 def _chosen(record: RunRecord, image: str | None, stage: str | None) -> list[tuple[str, str]]:

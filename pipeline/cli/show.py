@@ -5,20 +5,30 @@ from __future__ import annotations
 import json
 import textwrap
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
 from pipeline.cli.context import Context
 from pipeline.cli.images import ago
+from pipeline.cli.standing import Standing, find_standing, stand, standing_data, standing_sections
 from pipeline.cli.terminal import colour, duration, printable, table, width
 from pipeline.clock import iso, now
-from pipeline.errors import RecastError
+from pipeline.errors import RecastError, UsageError
 from pipeline.files import format_size
 from pipeline.models.image import Catalog
-from pipeline.models.release import TestVerdict
+from pipeline.models.release import Release, TestVerdict
 from pipeline.models.run import RunRecord
-from pipeline.releases import ReleaseDiff, Releases, Stored, compare, format_growth, split
+from pipeline.releases import (
+    ReleaseDiff,
+    Releases,
+    Stored,
+    compare,
+    format_growth,
+    machine_size,
+    split,
+)
 
 _LABEL = 14  # columns
 _SHORT = 12  # hexadecimal digits of a part's digest; --files has them all
@@ -35,8 +45,9 @@ def show(release: str, packages: bool, files: bool, as_json: bool) -> None:
     """Show everything about one release.
 
     VERSION may be the beginning of a version, of a commit or of a root hash; without it the
-    newest release is meant. For an image without a release its definition is shown, with what
-    it inherits.
+    newest release is meant. Where there is a signed store, its evidence is verified, and where
+    it stands and its whole story are shown; a release that is in the store alone is found there.
+    For an image without a release its definition is shown, with what it inherits.
 
     \b
     Example:
@@ -46,30 +57,64 @@ def show(release: str, packages: bool, files: bool, as_json: bool) -> None:
     context = Context.find()
     store = Releases(context.artifacts)
     catalog = _catalog(context)
+    known = catalog.order() if catalog else []
     image, version = split(release)
-    if not version and catalog is not None and image in catalog and not store.of(image):
-        _show_definition(catalog, image, as_json)
-        return
-    stored = store.resolve(release, known=catalog.order() if catalog else ())
-    before = store.previous(stored.release)
-    change = compare(before.release if before else None, stored.release)
-    logs = _logs(context, stored)
+    published: Standing | None = None
+    try:
+        stored = store.resolve(release, known=known)
+        shown = _Shown(stored.release, stored)
+        published = find_standing(context, image, stored.release.version)
+    except UsageError:
+        published = _find_published(context, release, known)
+        if published is None and not version and catalog is not None and image in catalog:
+            _show_definition(catalog, image, as_json)
+            return
+        if published is None:
+            raise
+        shown = _Shown(context.published.manifest(published.release), None)
+    before = store.previous(shown.release)
+    change = compare(before.release if before else None, shown.release)
+    logs = _logs(context, shown.release)
     if as_json:
-        click.echo(json.dumps(_as_data(stored, change, logs), indent=2))
+        click.echo(json.dumps(_as_data(shown, change, logs, published), indent=2))
         return
     sections = [
-        _thread(stored, context.project),
-        _parts(stored),
-        _tests(stored),
+        _thread(shown, context.project),
+        _parts(shown.release),
+        _tests(shown.stored) if shown.stored is not None else "",
+        *(standing_sections(published, now()) if published is not None else []),
         _change(change),
         _log_lines(logs, context.project),
     ]
-    if files:
-        sections.append(_files(stored))
+    if files and shown.stored is not None:
+        sections.append(_files(shown.stored))
     if packages:
-        rows = [(p.name, p.version, p.architecture, p.source) for p in stored.release.packages]
+        rows = [(p.name, p.version, p.architecture, p.source) for p in shown.release.packages]
         sections.append(table(rows, ("package", "version", "arch", "source")))
     click.echo(printable("\n\n".join(section for section in sections if section)))
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """The release at hand; *stored* is None if it is in the signed store alone."""
+
+    release: Release
+    stored: Stored | None
+
+
+def _find_published(context: Context, words: str, known: Sequence[str]) -> Standing | None:
+    """What the signed store knows of a release that is not here; None if it has not got it.
+
+    Raises:
+        RecastError: there is a store, and it cannot be read.
+    """
+    if context.find_root() is None:
+        return None
+    try:
+        found = context.published.resolve(words, known)
+    except UsageError:
+        return None  # what is here says better what is near
+    return stand(context, found)
 
 
 def _catalog(context: Context) -> Catalog | None:
@@ -79,20 +124,24 @@ def _catalog(context: Context) -> Catalog | None:
         return None  # what is stored can be shown without; `recast plan` tells what is wrong
 
 
-def _as_data(stored: Stored, change: ReleaseDiff, logs: dict[str, Path]) -> dict[str, object]:
+def _as_data(
+    shown: _Shown, change: ReleaseDiff, logs: dict[str, Path], published: Standing | None
+) -> dict[str, object]:
+    release, stored = shown.release, shown.stored
     return {
-        "release": {"name": stored.release.name, **stored.release.model_dump(mode="json")},
-        "folder": str(stored.folder),
-        "built": iso(stored.built),
-        "size": stored.size,
-        "tests": [verdict.model_dump(mode="json") for verdict in stored.verdicts],
+        "release": {"name": release.name, **release.model_dump(mode="json")},
+        "folder": str(stored.folder) if stored else None,
+        "built": iso(stored.built) if stored else None,
+        "size": machine_size(release),
+        "tests": [verdict.model_dump(mode="json") for verdict in stored.verdicts] if stored else [],
+        "published": standing_data(published, now()) if published else None,
         "changes": change.model_dump(mode="json") if change.old else None,
         "logs": {stage: str(path) for stage, path in logs.items()},
     }
 
 
-def _thread(stored: Stored, project: Path) -> str:
-    release = stored.release
+def _thread(shown: _Shown, project: Path) -> str:
+    release, stored = shown.release, shown.stored
     dirty = ", with changes that are in no commit" if release.dirty else ""
     tools = ", ".join(f"{name} {version}" for name, version in sorted(release.tools.items()))
     return _fields(
@@ -103,20 +152,22 @@ def _thread(stored: Stored, project: Path) -> str:
             ("root hash", release.root_hash),
             ("release", release.version),
             ("parent", release.parent or "none"),
-            ("built", f"{iso(stored.built)} ({ago(stored.built, now())})"),
+            ("built", f"{iso(stored.built)} ({ago(stored.built, now())})" if stored else ""),
             ("made with", tools),
             ("kernel", " ".join(release.kernel_arguments)),
             ("packages", str(len(release.packages))),
-            ("on a machine", format_size(stored.size)),
-            ("folder", _short_path(stored.folder, project)),
+            ("on a machine", format_size(machine_size(release))),
+            (
+                "folder",
+                _short_path(stored.folder, project) if stored else "none: it is in the store alone",
+            ),
         ],
     )
 
 
-def _parts(stored: Stored) -> str:
+def _parts(release: Release) -> str:
     rows = [
-        (role, format_size(part.size), part.digest[:_SHORT])
-        for role, part in stored.release.parts.items()
+        (role, format_size(part.size), part.digest[:_SHORT]) for role, part in release.parts.items()
     ]
     return table(rows, ("part", "size", "sha-256"))
 
@@ -176,17 +227,17 @@ def _change(change: ReleaseDiff) -> str:
     return "\n".join(lines)
 
 
-def _logs(context: Context, stored: Stored) -> dict[str, Path]:
+def _logs(context: Context, release: Release) -> dict[str, Path]:
     """The newest log of each stage that did something for this release."""
     logs: dict[str, Path] = {}
     for run in context.runs.list():
-        logs.update(_logs_of(run, stored, context.runs.path(run.id)))
+        logs.update(_logs_of(run, release, context.runs.path(run.id)))
     return logs
 
 
-def _logs_of(run: RunRecord, stored: Stored, folder: Path) -> dict[str, Path]:
-    image = run.images.get(stored.release.image)
-    if image is None or image.version != stored.release.version:
+def _logs_of(run: RunRecord, release: Release, folder: Path) -> dict[str, Path]:
+    image = run.images.get(release.image)
+    if image is None or image.version != release.version:
         return {}
     return {
         name: folder / stage.log
