@@ -376,7 +376,10 @@ class S3Store:
         """Ask for a list, page by page; *key* is for messages alone."""
         paginator = self._client.get_paginator(action)
         try:
-            yield from paginator.paginate(Bucket=self.place.bucket, **parameters)
+            for page in paginator.paginate(Bucket=self.place.bucket, **parameters):
+                if "IsTruncated" not in page:
+                    raise answers.no_s3(self.place)
+                yield page
         except (boto.ClientError, boto.BotoCoreError, ResponseParserError) as error:
             raise self._failed(error, action, key, ()) from error
 

@@ -153,7 +153,8 @@ def refused(
             f"{where} arrived damaged at {place.server}, each time it was sent",
             hint="Nothing was stored. Something on the way changes bytes: a proxy, or bad memory.",
         )
-    if code in ("NoSuchBucket", "InvalidBucketName"):
+    # The answer to a HEAD has no body that could hold a code.
+    if code in ("NoSuchBucket", "InvalidBucketName") or (action, status) == ("head_bucket", 404):
         return NetworkError(
             f"there is no bucket {place.bucket} at {place.server}",
             hint="Make it, or mend `store:` in images/settings.yaml (url, endpoint, region).",

@@ -16,6 +16,7 @@ PROBES = "probe/"
 """Below it are the objects that a probe collides over, each for an instant."""
 
 _REFUSED = (409, 412)
+_UNKNOWN = (501, "InvalidArgument", "InvalidRequest", "NotImplemented")  # to some servers
 _TRIES = 5
 _WRITER = "recast-write"  # an object's metadata that says which write made it
 _OTHER_ETAG = '"00000000000000000000000000000000"'
@@ -106,7 +107,7 @@ class Conditional:
         writer: str,
         condition: Mapping[str, str],
     ) -> dict[str, Any]:
-        may = (400, 404, 405, 409, 412, 501) if condition else ()
+        may = (404, *_REFUSED, *_UNKNOWN) if condition else ()
         with Source(data) as source, self._slots:
             body = Window(source, 0, len(data))
             sha256, _ = body.digests()
