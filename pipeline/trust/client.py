@@ -85,9 +85,9 @@ class TrustClient:
         """Ask the store for news, and verify them; True if there were any.
 
         With none it costs one conditional request, for the timestamp. TUF's look for a newer
-        root is left out then: each change of the root of a store that Recast signs comes with a
-        new timestamp, so an old timestamp means an old root. Who holds back the one could hold
-        back the other, and either way no longer than until the timestamp runs out.
+        root is left out then: in a store that Recast signs the timestamp tells which root is the
+        newest, so the same timestamp means the same root. Who holds back the one could hold back
+        the other, and either way no longer than until the timestamp runs out.
 
         Raises:
             TrustError: what the store offers is refused; this client goes on with what it
@@ -98,11 +98,12 @@ class TrustClient:
         with self._cache.in_use():
             before = self._session or self._recall()
             fetched = self._get_timestamp(before.etag if before else "")
-            if before and not before.trusted.expired(clock.now()):
-                known = before.trusted.files[layout.TIMESTAMP]
-                if fetched is None or fetched[0] == known:
-                    self._session = before
-                    return False
+            same = before and (
+                fetched is None or fetched[0] == before.trusted.files[layout.TIMESTAMP]
+            )
+            if before and same and before.trusted.good(clock.now()):
+                self._session = before
+                return False
             if fetched is None:
                 fetched = self._get_timestamp("")
             assert fetched is not None  # an empty etag matches nothing

@@ -17,7 +17,7 @@ from pipeline.trust import layout
 from pipeline.trust.cache import Seen
 from pipeline.trust.describe import count, listed
 from pipeline.trust.draft import Signers, dump_state, expires, load_part, sign
-from pipeline.trust.loading import ROOT_FIELD, Anchor, load, parse
+from pipeline.trust.loading import Anchor, load, parse
 from pipeline.trust.publish import Publisher
 from pipeline.trust.state import Loaded, T, names, verify
 
@@ -69,7 +69,7 @@ class Creation:
         snapshot = publisher.make_snapshot(None, parts, (root.signed,))
         first = Timestamp(version=1)
         first.version = 0
-        first.unrecognized_fields[ROOT_FIELD] = {"version": root.version}
+        first.unrecognized_fields[layout.ROOT_FIELD] = {"version": root.version}
         timestamp = publisher.sign_timestamp(Metadata(first), snapshot, (root.signed,))
         try:
             self.store.replace(layout.TIMESTAMP_KEY, timestamp.data, etag="")

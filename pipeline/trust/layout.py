@@ -21,7 +21,7 @@ from pipeline import digest
 
 if TYPE_CHECKING:
     from securesystemslib.signer import Key
-    from tuf.api.metadata import Signed
+    from tuf.api.metadata import Signed, Timestamp
 
     from pipeline.models.pointer import ChannelState, Pointer
 
@@ -42,6 +42,11 @@ STATE_FIELD = "x-recast"
 NAME_FIELD = "x-recast-name"
 """Field of a public key in metadata that holds the name a person gave it."""
 
+ROOT_FIELD = "x-recast-root"
+"""Field of a timestamp: ``version`` of the newest root that its signer knew, and ``sha256`` of
+one that is announced: that root is in force from then on, and is at
+:func:`pipeline.store.base.object_key` until it has a name of its own."""
+
 METADATA = "metadata/"
 POINTERS = "targets/"
 PROPOSALS = "proposals/"
@@ -60,7 +65,8 @@ MAX_PROPOSAL = 10_000_000
 MAX_ROOT_ROTATIONS = 256
 """Versions of the root that are followed in one go.
 
-A new root is followed by a new timestamp: a client that sees no new timestamp looks for no root.
+Each new root is told of by a new timestamp (:data:`ROOT_FIELD`): a client that sees no new
+timestamp looks for no root.
 """
 
 _POINTER_PATH = re.compile(r"([a-z0-9][a-z0-9-]{0,62})/([a-z][a-z0-9-]{0,62})\.json")
@@ -124,6 +130,13 @@ def key_name(key: Key) -> str:
     """The name that a person gave a public key; the start of its id if it has none."""
     name: Any = key.unrecognized_fields.get(NAME_FIELD)
     return name if isinstance(name, str) and name else key.keyid[:12]
+
+
+def told_root(timestamp: Timestamp) -> int:
+    """The newest root that a timestamp's signer knew, an announced one included; 0 if untold."""
+    told = timestamp.unrecognized_fields.get(ROOT_FIELD)
+    version = told.get("version", 0) if isinstance(told, dict) else 0
+    return version if isinstance(version, int) else 0
 
 
 def channel_state(signed: Signed) -> ChannelState | None:

@@ -23,11 +23,6 @@ from pipeline.trust import layout
 from pipeline.trust.cache import Seen, signing_keys
 from pipeline.trust.state import Loaded, State, T, channels_of, verify
 
-ROOT_FIELD = "x-recast-root"
-"""Field of a timestamp: ``version`` of the newest root that its signer knew, and ``sha256`` of
-one that is announced: that root is in force from then on, and is at
-:func:`pipeline.store.base.object_key` until it has a name of its own."""
-
 _MAX_AHEAD = 1000  # versions of one role that are looked at beyond the published one
 
 
@@ -134,7 +129,7 @@ class _Loader:
         fresh = self.require_any(roots, layout.SNAPSHOT, snapshot, key) and fresh
         for name, meta in snapshot.signed.meta.items():
             self.require_newer(name.removesuffix(".json"), meta.version)
-        told = told_root(timestamp.signed) >= roots[-1].version and announced is None
+        told = layout.told_root(timestamp.signed) >= roots[-1].version and announced is None
         targets, channels, broken = self.delegation(roots[-1], snapshot.signed)
         return State(
             store=self.where,
@@ -179,9 +174,9 @@ class _Loader:
 
     def announced(self, root: Loaded[Root], timestamp: Timestamp) -> Loaded[Root] | None:
         """The next root, if the timestamp announces one that has no file yet."""
-        told = timestamp.unrecognized_fields.get(ROOT_FIELD)
+        told = timestamp.unrecognized_fields.get(layout.ROOT_FIELD)
         sha256 = told.get("sha256", "") if isinstance(told, dict) else ""
-        if not sha256 or told_root(timestamp) != root.version + 1:
+        if not sha256 or layout.told_root(timestamp) != root.version + 1:
             return None
         key = object_key(str(sha256))
         try:
@@ -383,10 +378,3 @@ class _Loader:
                 why = _missing(targets, name, head) if head else "it is missing"
                 broken[name] = f"{key} in {self.where} is refused: {why}"
         return channels, broken, notices
-
-
-def told_root(timestamp: Timestamp) -> int:
-    """The newest root that a timestamp's signer knew, the announced one included."""
-    told = timestamp.unrecognized_fields.get(ROOT_FIELD)
-    version = told.get("version", 0) if isinstance(told, dict) else 0
-    return version if isinstance(version, int) else 0

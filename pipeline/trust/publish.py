@@ -27,7 +27,7 @@ from pipeline.store.base import ChangedError, ExistsError, MissingError, Store, 
 from pipeline.trust import layout
 from pipeline.trust.draft import ONLINE_ROLES, Draft, Signers, expires, load_part, sign
 from pipeline.trust.history import version_before
-from pipeline.trust.loading import ROOT_FIELD, follow, parse
+from pipeline.trust.loading import follow, parse
 from pipeline.trust.state import Loaded, State, T, keys_of, names, verify
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ class Publisher:
         told: dict[str, Any] = {"version": state.root.version}
         if announce is not None:
             told = {"version": announce.version, "sha256": announce.sha256}
-        timestamp.signed.unrecognized_fields[ROOT_FIELD] = told
+        timestamp.signed.unrecognized_fields[layout.ROOT_FIELD] = told
         written = self.sign_timestamp(timestamp, snapshot, judges)
         etag = self.store.replace(layout.TIMESTAMP_KEY, written.data, etag=state.etag)
         return replace(
@@ -327,7 +327,7 @@ class Publisher:
         """Have a root in force without the old keys: clients refuse the store for a moment."""
         snapshot = self.make_snapshot(state.snapshot.signed, state.unpublished, (new.signed,))
         timestamp = Metadata(copy.deepcopy(state.timestamp.signed))
-        timestamp.signed.unrecognized_fields[ROOT_FIELD] = {"version": new.version}
+        timestamp.signed.unrecognized_fields[layout.ROOT_FIELD] = {"version": new.version}
         written = self.sign_timestamp(timestamp, snapshot, (new.signed,))
         self._create(layout.ROOT, new)
         etag = self.store.replace(layout.TIMESTAMP_KEY, written.data, etag=state.etag)

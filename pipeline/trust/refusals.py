@@ -93,7 +93,7 @@ def explain(
     """
     if isinstance(error, exceptions.DownloadHTTPError):
         return missing(getattr(error.__cause__, "key", ""), where)
-    key = next(reversed(fetched), "")
+    key = next(reversed(list(fetched)), "")
     role = role_of(key)
     offered = _read(fetched.get(key, b""))
     if isinstance(error, exceptions.ExpiredMetadataError):

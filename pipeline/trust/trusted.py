@@ -28,7 +28,7 @@ from tuf.api.metadata import (
 from pipeline.models.pointer import ChannelState
 from pipeline.trust import layout
 
-_S = TypeVar("_S", Root, Timestamp, Snapshot, Targets)
+T = TypeVar("T", Root, Timestamp, Snapshot, Targets)
 
 
 @dataclass(frozen=True)
@@ -77,15 +77,19 @@ class TrustedMetadata:
             **named,
         }
 
-    def expired(self, now: datetime) -> bool:
-        """Has any of it run out?"""
+    def good(self, now: datetime) -> bool:
+        """Is it still good without a look at the store's other files?
+
+        It is if nothing has run out, and the timestamp tells of no newer root.
+        """
         parts: tuple[Root | Timestamp | Snapshot | Targets, ...] = (
             self.root.signed,
             self.timestamp.signed,
             self.snapshot.signed,
             self.targets.signed,
         )
-        return any(signed.is_expired(now) for signed in parts)
+        newest = layout.told_root(self.timestamp.signed) <= self.root.signed.version
+        return newest and not any(signed.is_expired(now) for signed in parts)
 
 
 @dataclass(frozen=True)
@@ -149,18 +153,13 @@ def read_metadata(files: Mapping[str, bytes]) -> TrustedMetadata:
         RepositoryError: they are not what the client left.
     """
     root: Metadata[Root] = Metadata.from_bytes(files[layout.ROOT])
-    parts: dict[str, Metadata[Root | Timestamp | Snapshot | Targets]] = {}
-    for role in (layout.TIMESTAMP, layout.SNAPSHOT, layout.TARGETS):
-        parts[role] = Metadata.from_bytes(files[role])
-        _require_type(parts[role].signed, role)
-        root.signed.verify_delegate(role, parts[role].signed_bytes, parts[role].signatures)
-    trusted = TrustedMetadata(
-        root,
-        parts[layout.TIMESTAMP],  # type: ignore[arg-type]
-        parts[layout.SNAPSHOT],  # type: ignore[arg-type]
-        parts[layout.TARGETS],  # type: ignore[arg-type]
-        files,
-    )
+    timestamp: Metadata[Timestamp] = Metadata.from_bytes(files[layout.TIMESTAMP])
+    snapshot: Metadata[Snapshot] = Metadata.from_bytes(files[layout.SNAPSHOT])
+    targets: Metadata[Targets] = Metadata.from_bytes(files[layout.TARGETS])
+    _verify(root.signed, layout.TIMESTAMP, timestamp)
+    _verify(root.signed, layout.SNAPSHOT, snapshot)
+    _verify(root.signed, layout.TARGETS, targets)
+    trusted = TrustedMetadata(root, timestamp, snapshot, targets, files)
     named = trusted.timestamp.signed.snapshot_meta.version
     if trusted.snapshot.signed.version != named:
         raise BadVersionNumberError(f"snapshot {trusted.snapshot.signed.version} is not {named}")
@@ -176,10 +175,9 @@ def read_channel(name: str, data: bytes, trusted: TrustedMetadata, now: datetime
     """
     metadata: Metadata[Targets] = Metadata.from_bytes(data)
     signed, role = metadata.signed, trusted.delegated[name]
-    _require_type(signed, Targets.type)
     meta = trusted.snapshot.signed.meta[f"{name}.json"]
     meta.verify_length_and_hashes(data)
-    trusted.targets.signed.verify_delegate(name, metadata.signed_bytes, metadata.signatures)
+    _verify(trusted.targets.signed, name, metadata)
     _require_version(name, signed, trusted)
     if signed.is_expired(now):
         raise ExpiredMetadataError(f"{name} is expired")
@@ -237,9 +235,11 @@ def _pointers(name: str, signed: Targets) -> Iterable[tuple[str, TargetFile]]:
             yield image, target
 
 
-def _require_type(signed: Root | Timestamp | Snapshot | Targets, kind: str) -> None:
-    if signed.type != kind:
-        raise RepositoryError(f"expected {kind}, got {signed.type}")
+def _verify(delegator: Root | Targets, role: str, metadata: Metadata[T]) -> None:
+    kind = role if isinstance(delegator, Root) else Targets.type
+    if metadata.signed.type != kind:
+        raise RepositoryError(f"expected {kind}, got {metadata.signed.type}")
+    delegator.verify_delegate(role, metadata.signed_bytes, metadata.signatures)
 
 
 def _require_version(name: str, signed: Targets, trusted: TrustedMetadata) -> None:

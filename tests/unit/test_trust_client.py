@@ -95,6 +95,21 @@ class TestCheck:
         machine.reboot()
         assert not machine.client.check()
 
+    def test_a_root_that_follows_its_announcement(
+        self, signed: SignedStore, machine: Machine
+    ) -> None:
+        """A machine that looks between the two must not miss the root."""
+        signed.timestamp.unrecognized_fields[layout.ROOT_FIELD] = {"version": 2}
+        signed.refresh()
+        assert machine.client.check()
+        assert not machine.client.check()
+        signed.change_root(lambda root: None)
+        assert machine.client.check()
+        assert machine.client.metadata().root.signed.version == 2
+        machine.store.operations.clear()
+        assert not machine.client.check()
+        assert machine.store.operations == IDLE
+
     def test_a_new_channel(self, signed: SignedStore, machine: Machine) -> None:
         def edit(targets: Targets) -> None:
             assert targets.delegations is not None
