@@ -324,7 +324,9 @@ class _Publisher:
                 stands = self._stands(known, new.manifest)
                 merged = (known if stands else new).model_copy(update={"evidence": evidence})
                 if merged == known:
-                    return known, False
+                    if self.uploads.keep(key):
+                        return known, False
+                    continue
                 self.store.replace(key, _bytes(merged), etag=etag)
                 return merged, True
             except (ExistsError, ChangedError):

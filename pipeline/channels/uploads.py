@@ -8,11 +8,12 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from pipeline import digest
+from pipeline.channels.lease import wait_for_collectors
 from pipeline.channels.meter import Meter, Progress
 from pipeline.channels.threads import LinkedStop, do_all
 from pipeline.errors import BusyError
 from pipeline.models.pointer import StoredObject
-from pipeline.store.base import MissingError, Store, object_key
+from pipeline.store.base import Info, MissingError, Store, object_key
 
 _ROUNDS = 3  # of looking whether all is there: somebody may clear up meanwhile
 
@@ -78,15 +79,18 @@ class Uploads:
         missing = self._missing(touch=True)
         self.reused += sum(size for name, size in self._sizes.items() if name not in missing)
         for _ in range(_ROUNDS):
-            if not missing:
+            if missing:
+                self._put(missing)
+            # Whoever clears up and had looked before we touched or wrote ends first.
+            if not wait_for_collectors(self.store, self.stop) and not missing:
                 return
-            self._put(missing)
             missing = self._missing(touch=False)
-        raise BusyError(
-            f"{object_key(missing[0])} is not in {self.store.url}, and was uploaded just now",
-            hint="Somebody else removes objects meanwhile. Once that is over, publish again: what "
-            "was uploaded is not uploaded again.",
-        )
+        if missing:
+            raise BusyError(
+                f"{object_key(missing[0])} is not in {self.store.url}, and was uploaded just now",
+                hint="Somebody else removes objects meanwhile. Once that is over, publish again: "
+                "what was uploaded is not uploaded again.",
+            )
 
     def _put(self, missing: list[str]) -> None:
         meter = Meter("uploading", sum(self._sizes[name] for name in missing), self.progress)
@@ -116,18 +120,23 @@ class Uploads:
         return [name for name, found in zip(names, there, strict=True) if not found]
 
     def _is_there(self, name: str, size: int, *, touch: bool) -> bool:
-        """Is an object there? One that has not the size that it must have is not.
-
-        Nothing refers to it until the description does: an old one is made young again, or
-        it could be cleared up meanwhile.
-        """
+        """Is an object there? One that has not the size that it must have is not."""
         self.stop.check()
         info = self.store.find(object_key(name))
         if info is None or info.size != size:
             return False
-        if touch and self.now() - info.modified > timedelta(seconds=self.grace / 2):
+        return not touch or self._keep(info)
+
+    def keep(self, key: str) -> bool:
+        """Keep an object from being cleared up for a while, if it is there; say whether it is."""
+        info = self.store.find(key)
+        return info is not None and self._keep(info)
+
+    def _keep(self, info: Info) -> bool:
+        """Make an old object young again: what refers to it is yet to be written."""
+        if self.now() - info.modified > timedelta(seconds=self.grace / 2):
             try:
-                self.store.touch(object_key(name))
+                self.store.touch(info.key)
             except MissingError:
                 return False
         return True
