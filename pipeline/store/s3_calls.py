@@ -145,16 +145,14 @@ class Window(io.RawIOBase):
         self._at += len(data)
         return data
 
-    def digests(self) -> tuple[bytes, str]:
-        """SHA-256, raw, and MD5 in hexadecimal, as S3 keeps both of a part; read from its start."""
-        sha256 = hashlib.sha256()
-        md5 = hashlib.md5(usedforsecurity=False)
+    def digest(self, algorithm: str = "sha256") -> bytes:
+        """The raw digest of it all; the next read is from its start."""
+        hasher = hashlib.new(algorithm, usedforsecurity=False)
         self.seek(0)
         while block := self.read(READ):
-            sha256.update(block)
-            md5.update(block)
+            hasher.update(block)
         self.seek(0)
-        return sha256.digest(), md5.hexdigest()
+        return hasher.digest()
 
 
 def base64_of(digest: bytes) -> str:

@@ -41,6 +41,13 @@ class _Sent:
     checksum: str | None
 
 
+def _same(there: _Sent, body: Window, sha256: bytes) -> bool:
+    """Is the part that the server has this one? Where it tells no checksum, its etag is the MD5."""
+    if there.checksum:
+        return there.checksum == base64_of(sha256)
+    return there.etag.strip('"') == body.digest("md5").hex()
+
+
 def part_size(size: int) -> int:
     """How long the parts of an object of *size* bytes are; the same each time, so that they fit."""
     needed = -(-size // MAX_PARTS)
@@ -202,15 +209,8 @@ class Upload:
     def _send_part(self, upload: str, number: int, there: _Sent | None) -> tuple[_Sent, bytes]:
         start, size = self._ranges[number]
         body = Window(self._source, start, size, self._cut, self._stop)
-        sha256, md5 = body.digests()
-        checksum = base64_of(sha256)
-        if (
-            there is not None
-            and there.size == size
-            and (
-                checksum == there.checksum or (not there.checksum and there.etag.strip('"') == md5)
-            )
-        ):
+        sha256 = body.digest()
+        if there is not None and there.size == size and _same(there, body, sha256):
             self._count(number)
             return there, sha256
         answer = send(

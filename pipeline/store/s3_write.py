@@ -110,13 +110,12 @@ class Conditional:
         may = (404, *_REFUSED, *_UNKNOWN) if condition else ()
         with Source(data) as source, self._slots:
             body = Window(source, 0, len(data))
-            sha256, _ = body.digests()
             return send(
                 self._calls,
                 "put_object",
                 key,
                 body,
-                sha256,
+                body.digest(),
                 may=may,
                 Metadata={_WRITER: writer},
                 **headers,

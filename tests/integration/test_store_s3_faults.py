@@ -239,12 +239,12 @@ def test_a_stop_ends_a_small_upload(store: S3Store, proxy: Proxy) -> None:
 
         def is_set(self) -> bool:
             self.asked += 1
-            return self.asked > 50
+            return self.asked > 20
 
     data, stop = bytes(4 * MEBIBYTE), Late()
     with pytest.raises(Interrupted, match=KEY):
         store.put(KEY, data, sha256=hashlib.sha256(data).hexdigest(), stop=stop)
-    assert stop.asked == 51
+    assert stop.asked == 21
     assert proxy.find("PUT") == []
     assert store.find(KEY) is None
 
