@@ -21,12 +21,12 @@ from datetime import datetime
 from typing import Protocol, TypeVar, runtime_checkable
 
 from pipeline.channels.lease import LEASES, LIFE, Lease, store_now
-from pipeline.channels.published import read_description
+from pipeline.channels.look import View, described, unknown_parts
 from pipeline.channels.threads import LinkedStop, do_all
 from pipeline.command import Stop
 from pipeline.errors import TrustError
 from pipeline.models.channel import Retention
-from pipeline.models.pointer import Pointer, PublishedRelease
+from pipeline.models.pointer import PublishedRelease
 from pipeline.policy import retention as policy
 from pipeline.store.base import ExistsError, Info, Store, object_key, release_key
 
@@ -39,38 +39,6 @@ _SNAPSHOT = re.compile(r"metadata/(\d+)\.snapshot\.json")
 _PROPOSAL = re.compile(r"proposals/([^/]+)/([^/]+)/(.+)")
 _DECISIVE = "proposal.json"
 _Name = TypeVar("_Name")
-
-
-@dataclass(frozen=True)
-class Proposed:
-    """A change that waits for signatures.
-
-    Attributes:
-        role, id: the proposal.
-        stale: can it never be approved any more?
-        pointers: what it would have a channel say.
-    """
-
-    role: str
-    id: str
-    stale: bool
-    pointers: tuple[Pointer, ...] = ()
-
-
-@dataclass(frozen=True)
-class View:
-    """What a store's signed metadata say, verified.
-
-    Attributes:
-        pointers: of every channel, what it says of every image: what machines see, and what is
-            signed and not yet published.
-        proposals: what is proposed.
-        snapshot: the version of the snapshot that is in force.
-    """
-
-    pointers: tuple[Pointer, ...]
-    proposals: tuple[Proposed, ...]
-    snapshot: int
 
 
 @dataclass(frozen=True)
@@ -232,7 +200,7 @@ class _Collector:
         times = {name: info.modified for name, info in releases.items()}
         kept = policy.keep_releases(times, referred, grace=self.retention.grace, now=self.now)
         stay = [each.release for each in referred if each.release is not None]
-        stay += self._descriptions(kept, releases)
+        stay += self._descriptions(kept)
         waste = [
             Waste(info.key, "release", info.size, info.modified, "no channel needs it")
             for name, info in releases.items()
@@ -242,9 +210,7 @@ class _Collector:
             self._notice(referred, releases)
         return _Found(view, releases, stay, waste, kept)
 
-    def _descriptions(
-        self, kept: Iterable[policy.ReleaseId], releases: Mapping[policy.ReleaseId, Info]
-    ) -> list[PublishedRelease]:
+    def _descriptions(self, kept: Iterable[policy.ReleaseId]) -> list[PublishedRelease]:
         """The store's descriptions of what stays.
 
         Raises:
@@ -254,15 +220,12 @@ class _Collector:
         def read(name: policy.ReleaseId) -> PublishedRelease | None:
             self.stop.check()
             try:
-                found = read_description(self.store, *name)
+                return described(self.store, *name)
             except TrustError as error:
-                raise TrustError(
-                    f"{error.message}. What belongs to it is not known, so nothing can be removed",
-                    hint=error.hint,
-                ) from error
-            return found[0] if found else None  # another collector, to whom it was old, was here
+                raise unknown_parts(error.message, error.hint) from error
 
         found = do_all(read, sorted(set(kept)), self.jobs, self.stop)
+        # Where there is none any more, another collector was here, to whom it was old.
         return [each for each in found if each is not None]
 
     def _notice(
@@ -270,12 +233,14 @@ class _Collector:
         referred: Sequence[policy.Reference],
         releases: Mapping[policy.ReleaseId, Info],
     ) -> None:
-        for each in dict.fromkeys(referred):
+        for each in referred:
             if each.id not in releases and each.release is None:
-                self.result.notices.append(
+                text = (
                     f"{each.where} could go back to {each.image}@{each.version}, whose "
-                    f"description is not in the store"
+                    "description is not in the store"
                 )
+                if text not in self.result.notices:
+                    self.result.notices.append(text)
 
     def _objects(self, found: _Found) -> list[Waste]:
         """The objects that may go; counts what stays."""
@@ -286,7 +251,7 @@ class _Collector:
         }
         times = {name: info.modified for name, info in listed.items()}
         why = policy.keep_objects(times, found.stay, grace=self.retention.grace, now=self.now)
-        self._missing(found, listed)
+        self._check(found, listed)
         self._count("object", why, listed)
         self._count("release", found.kept, found.releases)
         return [
@@ -295,15 +260,35 @@ class _Collector:
             if name not in why
         ]
 
-    def _missing(self, found: _Found, listed: Mapping[str, Info]) -> None:
+    def _check(self, found: _Found, listed: Mapping[str, Info]) -> None:
+        """Tell what is not whole.
+
+        Raises:
+            TrustError: it is one of which nothing but the store's own description is known. That
+                may be damaged, and name others than the objects that it needs.
+        """
+        signed = {
+            (each.image, each.version)
+            for pointer in found.view.pointers
+            for each in (pointer.release, pointer.previous)
+            if each is not None
+        }
         for release in {(each.image, each.version): each for each in found.stay}.values():
             gone = sorted(policy.objects_of(release) - listed.keys())
-            if gone:
-                more = f" and {len(gone) - 1} more" if len(gone) > 1 else ""
-                self.result.notices.append(
-                    f"{release.image}@{release.version} stays, and is not whole: "
-                    f"{object_key(gone[0])}{more} {'are' if more else 'is'} missing"
+            if not gone:
+                continue
+            more = f" and {len(gone) - 1} more" if len(gone) > 1 else ""
+            name = f"{release.image}@{release.version}"
+            text = (
+                f"{name} stays, and is not whole: {object_key(gone[0])}{more} "
+                f"{'are' if more else 'is'} missing"
+            )
+            if (release.image, release.version) not in signed:
+                key = release_key(release.image, release.version)
+                raise unknown_parts(
+                    text, f"`recast publish {name}`, where it was built; or remove {key}."
                 )
+            self.result.notices.append(text)
 
     def _count(self, kind: str, why: Mapping[_Name, str], infos: Mapping[_Name, Info]) -> None:
         for name, reason in why.items():

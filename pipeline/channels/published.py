@@ -164,6 +164,16 @@ def read_description(
         return None
     assert found is not None  # an empty etag matches nothing
     data, etag = found
+    return parse_description(store, image, version, data), etag
+
+
+def parse_description(store: Reader, image: str, version: str, data: bytes) -> PublishedRelease:
+    """What the bytes of a description say.
+
+    Raises:
+        TrustError: they cannot be understood, or are about another release.
+    """
+    key = release_key(image, version)
     hint = f"Remove {key} from the store, and publish the release again."
     try:
         release = PublishedRelease.model_validate_json(data)
@@ -176,7 +186,7 @@ def read_description(
         ) from error
     if (release.image, release.version) != (image, version):
         raise TrustError(f"{key} in {store.url} describes {release.name}", hint=hint)
-    return release, etag
+    return release
 
 
 def read_manifest(store: Reader, release: PublishedRelease) -> Release:
