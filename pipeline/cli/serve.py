@@ -55,10 +55,17 @@ def serve(host: str, port: int, quiet: bool, as_json: bool) -> int:
     log = None if quiet else _log(as_json)
     with caught(ends.put), Server(store, host, port, log=log) as server:
         _announce(server, context.find_root(), host, as_json)
-        number = ends.get()
+        number = _first(ends)
     if not as_json:
         click.echo(f"Stopped by {signal.Signals(number).name}.", err=True)
     return 0  # this is how a server ends
+
+
+def _first(ends: queue.SimpleQueue[int]) -> int:
+    """Wait for a signal. Another thread may have got it: then only waking up lets it through."""
+    while True:
+        with contextlib.suppress(queue.Empty):
+            return ends.get(timeout=0.5)
 
 
 def _announce(server: Server, root: Path | None, host: str, as_json: bool) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -46,3 +48,15 @@ class TestHttpStoreBehindOurServer(ReaderContract):
     def reader(self, tmp_path: Path) -> Iterator[Reader]:
         with serve(tmp_path / "store") as server, HttpStore(server.url) as reader:
             yield reader
+
+
+class TestLocalStoreWithoutHardLinks(StoreContract):
+    """On a file system such as FAT, or some network ones."""
+
+    @pytest.fixture
+    def store(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+        def refuse(*_: object) -> None:
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+        monkeypatch.setattr(os, "link", refuse)
+        return LocalStore(tmp_path / "store")
