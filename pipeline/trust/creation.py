@@ -8,16 +8,17 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from tuf.api.exceptions import RepositoryError
-from tuf.api.metadata import DelegatedRole, Delegations, Metadata, Role, Root, Targets, Timestamp
+from tuf.api.metadata import DelegatedRole, Delegations, Metadata, Role, Root, Targets
 
 from pipeline.errors import TrustError, UsageError
 from pipeline.models.pointer import Event
 from pipeline.store.base import ChangedError, ExistsError, MissingError, Store
 from pipeline.trust import layout
 from pipeline.trust.cache import Seen
+from pipeline.trust.checks import parse
 from pipeline.trust.describe import count, listed
 from pipeline.trust.draft import Signers, dump_state, expires, load_part, sign
-from pipeline.trust.loading import Anchor, load, parse
+from pipeline.trust.loading import Anchor, load
 from pipeline.trust.publish import Publisher
 from pipeline.trust.state import Loaded, T, names, verify
 
@@ -66,11 +67,9 @@ class Creation:
         publisher = Publisher(
             self.store, self.keyring, self.channels.expiry, lambda: self.now, _no_state
         )
-        snapshot = publisher.make_snapshot(None, parts, (root.signed,))
-        first = Timestamp(version=1)
-        first.version = 0
-        first.unrecognized_fields[layout.ROOT_FIELD] = {"version": root.version}
-        timestamp = publisher.sign_timestamp(Metadata(first), snapshot, (root.signed,))
+        snapshot = publisher.make_snapshot(None, parts, (root.signed,), 1)
+        told = {"version": root.version}
+        timestamp = publisher.make_timestamp(snapshot, (root.signed,), told)
         try:
             self.store.replace(layout.TIMESTAMP_KEY, timestamp.data, etag="")
         except ChangedError:  # made elsewhere at the same time, with the same keys

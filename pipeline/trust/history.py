@@ -11,7 +11,7 @@ from pipeline import digest
 from pipeline.errors import TrustError
 from pipeline.store.base import MissingError
 from pipeline.trust import layout
-from pipeline.trust.loading import parse
+from pipeline.trust.checks import parse
 from pipeline.trust.state import Loaded, State, keys_of, verify
 from pipeline.trust.views import HistoryEntry
 

@@ -17,18 +17,25 @@ import copy
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets, Timestamp
 
 from pipeline import digest
-from pipeline.errors import ConflictError, RefusedError, TrustError
+from pipeline.errors import ConflictError, TrustError
 from pipeline.store.base import ChangedError, ExistsError, MissingError, Store, object_key
 from pipeline.trust import layout
+from pipeline.trust.checks import follow, parse
 from pipeline.trust.draft import ONLINE_ROLES, Draft, Signers, expires, load_part, sign
 from pipeline.trust.history import version_before
-from pipeline.trust.loading import follow, parse
-from pipeline.trust.state import Loaded, State, T, keys_of, names, verify
+from pipeline.trust.routes import (
+    accepts_all,
+    has_other_keys,
+    listed_keys,
+    online_refusal,
+    require_whole,
+)
+from pipeline.trust.state import Loaded, State, T, keys_of, verify
 
 if TYPE_CHECKING:
     from pipeline.models.channel import Expiry
@@ -69,8 +76,8 @@ class Publisher:
     def settle(self) -> State:
         """The newest state, after publishing what was left half done as far as our keys go."""
         state = self.load()
-        if state.announced is None and not (state.unpublished or state.stale_online):
-            return state
+        if layout.TARGETS in state.forged and not state.reset:
+            return state  # to be mended by a change of the online key alone
         return self.publish(state)
 
     def publish(
@@ -94,12 +101,15 @@ class Publisher:
             except LostRaceError:
                 state = self.load()
                 continue
+            require_whole(state)
+            if state.reset:
+                state = state.take_rescued()
             if not (state.unpublished or state.stale_online or due(state)):
                 return state
             if not self.can_sign_online(state.root.signed):
                 return state
             try:
-                return self._write_online(state, (state.root.signed,), due=due(state))
+                return self._write_online(state, (state.root.signed,))
             except ChangedError:
                 state = self.load()
         raise ConflictError(
@@ -128,6 +138,7 @@ class Publisher:
             self.store.put(key, data, sha256=digest.of_bytes(data))
         if layout.ROOT in draft.parts:
             return self._carry_out_root(state, draft)
+        require_whole(state)
         parts = self._create_parts(draft)
         state = self.publish(state.with_parts(parts))
         self._require_included(state, parts)
@@ -193,49 +204,68 @@ class Publisher:
     # --- snapshot and timestamp ---------------------------------------------------------------
 
     def _write_online(
-        self,
-        state: State,
-        judges: Sequence[Root],
-        *,
-        due: Collection[str] = (),
-        announce: Loaded[Root] | None = None,
+        self, state: State, judges: Sequence[Root], announce: Loaded[Root] | None = None
     ) -> State:
-        """Sign and write snapshot, if it changes, and timestamp.
+        """Sign and write the next snapshot and the next timestamp.
 
         Raises:
             ChangedError: something was published since *state* was read.
         """
-        snapshot = state.snapshot
-        satisfied = all(verify(judge, layout.SNAPSHOT, snapshot.metadata) for judge in judges)
-        if state.unpublished or not satisfied or layout.SNAPSHOT in due:
-            snapshot = self.make_snapshot(state.snapshot.signed, state.unpublished, judges)
-        timestamp = Metadata(copy.deepcopy(state.timestamp.signed))
+        newest = max(state.snapshot.version, state.timestamp.version)
+        first = (self.frontier() if state.reset else newest) + 1
+        before = state.snapshot.signed
+        snapshot = self.make_snapshot(before, state.unpublished, judges, first)
         told: dict[str, Any] = {"version": state.root.version}
         if announce is not None:
             told = {"version": announce.version, "sha256": announce.sha256}
-        timestamp.signed.unrecognized_fields[layout.ROOT_FIELD] = told
-        written = self.sign_timestamp(timestamp, snapshot, judges)
-        etag = self.store.replace(layout.TIMESTAMP_KEY, written.data, etag=state.etag)
+        timestamp = self.make_timestamp(snapshot, judges, told)
+        etag = self.store.replace(layout.TIMESTAMP_KEY, timestamp.data, etag=state.etag)
+        pending = announce is not None
         return replace(
-            state,
-            snapshot=snapshot,
-            timestamp=written,
-            etag=etag,
-            stale_online=announce is not None,
+            state, snapshot=snapshot, timestamp=timestamp, etag=etag, stale_online=pending
         )
 
+    def frontier(self) -> int:
+        """The newest snapshot that honest people have made: before numbers leap.
+
+        A thief of the online key can make any number; nobody needs to leave many out.
+        """
+        found = (layout.parse_metadata_key(info.key) for info in self.store.list(layout.METADATA))
+        numbers = sorted(each[1] for each in found if each and each[0] == layout.SNAPSHOT)
+        last = numbers[0] if numbers else 0
+        for number in numbers:
+            if number > last + _MAX_STRAY:
+                break
+            last = number
+        return last
+
+    def is_worn(self, state: State) -> bool:
+        """Have version numbers leapt, as a thief of the online key makes them do?"""
+        newest = max(state.snapshot.version, state.timestamp.version)
+        return newest > self.frontier() + _MAX_STRAY
+
     def make_snapshot(
-        self, before: Snapshot | None, roles: Mapping[str, Loaded[Targets]], judges: Sequence[Root]
+        self,
+        before: Snapshot | None,
+        roles: Mapping[str, Loaded[Targets]],
+        judges: Sequence[Root],
+        first: int,
     ) -> Loaded[Snapshot]:
-        """Write the next snapshot, which names *roles* in the place of earlier versions."""
+        """Write the next snapshot, which names *roles* in the place of earlier versions.
+
+        Args:
+            before: the one that it follows.
+            roles: what changes.
+            judges: whose keys must sign.
+            first: its number, or the first free one after it.
+        """
         signed = copy.deepcopy(before) if before else Snapshot(meta={})
-        signed.version = before.version if before else 0
         for role, each in roles.items():
             signed.meta[f"{role}.json"] = MetaFile.from_data(each.version, each.data, ["sha256"])
         signed.expires = expires(self.now(), self.expiry.snapshot)
-        for _ in range(_MAX_STRAY):
-            signed.version += 1
-            key = layout.metadata_key(layout.SNAPSHOT, signed.version)
+        for number in range(first, first + _MAX_STRAY):
+            signed.version = number
+            key = layout.metadata_key(layout.SNAPSHOT, number)
             if self.store.find(key) is not None:
                 continue
             loaded = self._sign_online(Metadata(signed), layout.SNAPSHOT, judges)
@@ -246,18 +276,24 @@ class Publisher:
             return loaded
         raise ConflictError(
             f"{self.store.url} holds {_MAX_STRAY} snapshots that nothing names",
-            hint=f"Remove those beyond {layout.metadata_key(layout.SNAPSHOT, signed.version)}.",
+            hint=f"Remove those from {layout.metadata_key(layout.SNAPSHOT, first)} on.",
         )
 
-    def sign_timestamp(
-        self, timestamp: Metadata[Timestamp], snapshot: Loaded[Snapshot], judges: Sequence[Root]
+    def make_timestamp(
+        self, snapshot: Loaded[Snapshot], judges: Sequence[Root], told: Mapping[str, Any]
     ) -> Loaded[Timestamp]:
-        """The next timestamp, which names *snapshot*; not written yet."""
-        signed = timestamp.signed
-        signed.version += 1
-        signed.expires = expires(self.now(), self.expiry.timestamp)
-        signed.snapshot_meta = MetaFile.from_data(snapshot.version, snapshot.data, ["sha256"])
-        return self._sign_online(timestamp, layout.TIMESTAMP, judges)
+        """The timestamp that names *snapshot*; not written yet.
+
+        It has the same number: one that no file keeps could not be found again after a thief of
+        the online key has overwritten it.
+        """
+        signed = Timestamp(
+            version=snapshot.version,
+            expires=expires(self.now(), self.expiry.timestamp),
+            snapshot_meta=MetaFile.from_data(snapshot.version, snapshot.data, ["sha256"]),
+            unrecognized_fields={layout.ROOT_FIELD: dict(told)},
+        )
+        return self._sign_online(Metadata(signed), layout.TIMESTAMP, judges)
 
     def _sign_online(self, metadata: Metadata[T], role: str, judges: Sequence[Root]) -> Loaded[T]:
         """Sign with every online key that is ours: while one replaces another, both count."""
@@ -271,7 +307,7 @@ class Publisher:
             result = verify(judge, role, metadata)
             if not result:
                 raise TrustError(
-                    f"{role} needs the online key {_listed(judge, role)}, which is not here"
+                    f"{role} needs the online key {listed_keys(judge, role)}, which is not here"
                 )
         return load_part(metadata)
 
@@ -280,37 +316,46 @@ class Publisher:
     def _carry_out_root(self, state: State, draft: Draft) -> tuple[State, bool]:
         old, new = state.root, load_part(draft.parts[layout.ROOT])
         follow(old, new.data, layout.metadata_key(layout.ROOT, new.version), self.store.url)
-        rest = {role: part for role, part in draft.parts.items() if role != layout.ROOT}
-        smooth = not rest and accepts_all(new.signed, old.signed)
-        both = self.can_sign_online(old.signed, new.signed)
-        holds = not rest and all(
-            verify(new.signed, role, each.metadata)
-            for role, each in (
-                (layout.SNAPSHOT, state.snapshot),
-                (layout.TIMESTAMP, state.timestamp),
-            )
-        )
-        # Without the old keys only where that is the only way.
-        lost = draft.lost and (replace(draft, lost=False).missing(state) > 0 or not both)
-        by_force = lost and self.can_sign_online(new.signed)
-        if not (smooth or both or holds or by_force):
-            raise _online_refusal(old.signed, new.signed)
-        parts = self._create_parts(draft)
-        state = state.with_parts(parts)
-        try:
-            if smooth or (holds and not both):
-                self._create(layout.ROOT, new)
-                state = replace(state, root=new, stale_online=True)
-            elif both and not lost:
+        route = self._route(state, draft, new.signed)
+        state = state.with_parts(self._create_parts(draft))
+        if route == "announce":
+            try:
                 state = self._announce(state, new)
-            else:
-                state = self._force(state, new)
-        except ChangedError as error:
-            raise LostRaceError(layout.TIMESTAMP_KEY) from error
+            except ChangedError as error:
+                raise LostRaceError(layout.TIMESTAMP_KEY) from error
+        else:
+            self._create(layout.ROOT, new)
+            state = replace(state, root=new, stale_online=True)
         state = self.publish(state)
         if state.root.sha256 != new.sha256 and not self._came_after(state.root, new):
             raise LostRaceError(layout.metadata_key(layout.ROOT, new.version))
         return state, not (state.stale_online or state.unpublished)
+
+    def _route(self, state: State, draft: Draft, new: Root) -> Literal["plain", "announce"]:
+        """How a new root can come into force.
+
+        Raises:
+            RefusedError: in no way that clients would accept, with our keys.
+            TrustError: the online key must be replaced first.
+        """
+        old = state.root.signed
+        alone = draft.parts.keys() == {layout.ROOT}
+        both = self.can_sign_online(old, new)
+        # By force, clients refuse the store for a moment: where the old keys are gone, or where
+        # they are a thief's as well, who has worn out the numbers that follow each other.
+        stolen = has_other_keys(new, old) and (bool(state.forged) or self.is_worn(state))
+        lost = draft.lost and (replace(draft, lost=False).missing(state) > 0 or not both)
+        if (stolen or lost) and self.can_sign_online(new):
+            return "plain"
+        require_whole(state)
+        if alone and accepts_all(new, old):
+            return "plain"
+        if both:
+            return "announce"
+        online = {layout.SNAPSHOT: state.snapshot, layout.TIMESTAMP: state.timestamp}
+        if alone and all(verify(new, role, each.metadata) for role, each in online.items()):
+            return "plain"
+        raise online_refusal(old, new)
 
     def _came_after(self, root: Loaded[Root], new: Loaded[Root]) -> bool:
         key = layout.metadata_key(layout.ROOT, new.version)
@@ -322,38 +367,3 @@ class Publisher:
         both = (state.root.signed, new.signed)
         state = self._write_online(state, both, announce=new)
         return replace(state, root=new, announced=new)
-
-    def _force(self, state: State, new: Loaded[Root]) -> State:
-        """Have a root in force without the old keys: clients refuse the store for a moment."""
-        snapshot = self.make_snapshot(state.snapshot.signed, state.unpublished, (new.signed,))
-        timestamp = Metadata(copy.deepcopy(state.timestamp.signed))
-        timestamp.signed.unrecognized_fields[layout.ROOT_FIELD] = {"version": new.version}
-        written = self.sign_timestamp(timestamp, snapshot, (new.signed,))
-        self._create(layout.ROOT, new)
-        etag = self.store.replace(layout.TIMESTAMP_KEY, written.data, etag=state.etag)
-        return replace(
-            state, root=new, snapshot=snapshot, timestamp=written, etag=etag, stale_online=False
-        )
-
-
-def accepts_all(new: Root, old: Root) -> bool:
-    """Does the new root accept whatever the old one accepts, its own role aside?"""
-    return all(
-        set(old.roles[role].keyids) <= set(new.roles[role].keyids)
-        and new.roles[role].threshold <= old.roles[role].threshold
-        for role in (layout.TARGETS, *ONLINE_ROLES)
-    )
-
-
-def _listed(root: Root, role: str) -> str:
-    return " or ".join(f"`{name}`" for name in names(keys_of(root, role)))
-
-
-def _online_refusal(old: Root, new: Root) -> RefusedError:
-    before, after = _listed(old, layout.TIMESTAMP), _listed(new, layout.TIMESTAMP)
-    return RefusedError(
-        "machines would refuse the store under the new root until its snapshot and timestamp are "
-        f"signed anew, and the online keys for that ({before}, then {after}) are not all here",
-        hint="Run it where they are. Or go in three steps: add the new key beside the old one, "
-        "run `recast refresh` with both, then remove the old one.",
-    )

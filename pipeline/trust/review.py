@@ -14,10 +14,10 @@ from pipeline.errors import TrustError
 from pipeline.models.pointer import ChannelState, Event, Pointer
 from pipeline.store.base import Store
 from pipeline.trust import layout
+from pipeline.trust.checks import parse
 from pipeline.trust.describe import event_words, listed, root_changes, targets_changes
 from pipeline.trust.draft import Draft
 from pipeline.trust.history import version_before
-from pipeline.trust.loading import parse
 from pipeline.trust.proposals import Stored
 from pipeline.trust.state import Loaded, State, channels_of, verify
 from pipeline.trust.views import Proposal

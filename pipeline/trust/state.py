@@ -119,6 +119,9 @@ class State:
             timestamp does not tell clients of the newest root: they must be signed anew.
         targets: the newest that counts, as are *channels*, by name.
         broken: channels whose metadata is refused, and why.
+        forged: roles of which the snapshot names a version that is not in the store as it was
+            signed, and why; ``targets`` and *rescued* hold the newest that is.
+        rescued: the newest signed versions of channels that are in *forged*.
         free: by role, the number of its next version.
         notices: sentences that a person should read.
     """
@@ -133,8 +136,29 @@ class State:
     targets: Loaded[Targets]
     channels: Mapping[str, Loaded[Targets]]
     broken: Mapping[str, str] = field(default_factory=dict)
+    forged: Mapping[str, str] = field(default_factory=dict)
+    rescued: Mapping[str, Loaded[Targets]] = field(default_factory=dict)
     free: Mapping[str, int] = field(default_factory=dict)
     notices: tuple[str, ...] = ()
+
+    @property
+    def reset(self) -> bool:
+        """Is there a new online key that has signed nothing yet, so that versions can go back?
+
+        Clients forget the versions of timestamp and snapshot that other keys have signed.
+        """
+        root = self.root.signed
+        return not (
+            verify(root, layout.TIMESTAMP, self.timestamp.metadata).signed
+            or verify(root, layout.SNAPSHOT, self.snapshot.metadata).signed
+        )
+
+    def take_rescued(self) -> State:
+        """This state with what is in the store in place of what the snapshot claims."""
+        broken = {role: why for role, why in self.broken.items() if role not in self.rescued}
+        return replace(
+            self, channels={**self.channels, **self.rescued}, broken=broken, forged={}, rescued={}
+        )
 
     @property
     def published(self) -> Mapping[str, int]:
