@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from pipeline.cli.terminal import table
@@ -11,31 +13,29 @@ from pipeline.clock import iso
 if TYPE_CHECKING:
     from pipeline.trust.key_edits import KeyRole
     from pipeline.trust.keys import Keyring
-    from pipeline.trust.trusted import RoleStatus
+    from pipeline.trust.state import Loaded, State
     from pipeline.trust.views import Outcome
 
 _SHORT = 12  # hexadecimal digits of a key's id
 
 
-def as_data(
-    roles: Sequence[KeyRole], status: Sequence[RoleStatus], ring: Keyring
-) -> dict[str, Any]:
+def as_data(roles: Sequence[KeyRole], state: State, ring: Keyring) -> dict[str, Any]:
     """Roles and keys, for JSON."""
-    known = {each.name: each for each in status}
+    parts = _parts(state)
     return {
-        "roles": [_role_data(role, known) for role in roles],
+        "roles": [_role_data(role, parts) for role in roles],
         "keys": _key_rows(roles, ring),
     }
 
 
-def as_tables(roles: Sequence[KeyRole], status: Sequence[RoleStatus], ring: Keyring) -> str:
+def as_tables(roles: Sequence[KeyRole], state: State, ring: Keyring) -> str:
     """Roles and keys, for a person."""
-    known = {each.name: each for each in status}
+    parts = _parts(state)
     upper = [
         (
             role.name,
             f"{role.threshold} of {len(role.keys)}" if role.threshold else "no role yet",
-            _until(role.name, known),
+            _until(role.name, parts),
             ", ".join(role.names),
         )
         for role in roles
@@ -83,8 +83,36 @@ def _key_rows(roles: Sequence[KeyRole], ring: Keyring) -> list[dict[str, Any]]:
     return rows
 
 
-def _role_data(role: KeyRole, status: Mapping[str, RoleStatus]) -> dict[str, Any]:
-    parts = _parts(role.name, status)
+@dataclass(frozen=True)
+class _Part:
+    """One file of metadata that a role signs."""
+
+    name: str
+    version: int
+    expires: datetime | None
+    problem: str = ""
+
+
+def _parts(state: State) -> Mapping[str, _Part]:
+    """All files, by the role as the metadata calls it."""
+    loaded: dict[str, Loaded[Any]] = {
+        "root": state.root,
+        "targets": state.targets,
+        "snapshot": state.snapshot,
+        "timestamp": state.timestamp,
+        **state.channels,
+    }
+    found = {name: _Part(name, each.version, each.signed.expires) for name, each in loaded.items()}
+    return found | {name: _Part(name, 0, None, why) for name, why in state.broken.items()}
+
+
+def _of(role: str, parts: Mapping[str, _Part]) -> list[_Part]:
+    from pipeline.trust.key_edits import IN_ROOT
+
+    return [parts[name] for name in IN_ROOT.get(role, (role,)) if name in parts]
+
+
+def _role_data(role: KeyRole, parts: Mapping[str, _Part]) -> dict[str, Any]:
     return {
         "name": role.name,
         "threshold": role.threshold,
@@ -96,21 +124,15 @@ def _role_data(role: KeyRole, status: Mapping[str, RoleStatus]) -> dict[str, Any
                 "expires": iso(part.expires) if part.expires else None,
                 "problem": part.problem,
             }
-            for part in parts
+            for part in _of(role.name, parts)
         ],
     }
 
 
-def _parts(role: str, status: Mapping[str, RoleStatus]) -> list[RoleStatus]:
-    from pipeline.trust.key_edits import IN_ROOT
-
-    return [status[name] for name in IN_ROOT.get(role, (role,)) if name in status]
-
-
-def _until(role: str, status: Mapping[str, RoleStatus]) -> str:
-    parts = _parts(role, status)
-    times = [part.expires for part in parts if part.expires is not None]
-    if any(part.problem for part in parts):
+def _until(role: str, parts: Mapping[str, _Part]) -> str:
+    mine = _of(role, parts)
+    times = [part.expires for part in mine if part.expires is not None]
+    if any(part.problem for part in mine):
         return "refused"
     return iso(min(times))[:10] if times else "-"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -38,8 +39,7 @@ class _Desk:
     def changes(self) -> KeyChanges:
         from pipeline.trust.key_changes import KeyChanges
 
-        context = self.context
-        return KeyChanges(context.repository, context.trust, context.channels)
+        return KeyChanges(self.context.repository)
 
     @property
     def taken(self) -> set[str]:
@@ -117,12 +117,14 @@ def list_(as_json: bool) -> None:
       recast keys list
     """
     desk = _Desk(Context.find())
-    roles = desk.changes.roles()
-    status = desk.context.trust.status()
+    state, ring = desk.context.repository.load(), desk.context.keyring
+    roles = desk.changes.roles_in(state)
     if as_json:
-        click.echo(json.dumps(as_data(roles, status, desk.context.keyring), indent=2))
+        click.echo(json.dumps(as_data(roles, state, ring), indent=2))
     else:
-        click.echo(printable(as_tables(roles, status, desk.context.keyring)))
+        click.echo(printable(as_tables(roles, state, ring)))
+        for notice in state.notices:
+            click.echo(printable(f"note: {notice}", sys.stderr), err=True)
 
 
 @keys.command()

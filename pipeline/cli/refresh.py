@@ -51,7 +51,7 @@ def refresh(within: str | None, propose: bool, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"done": done, "behind": behind}, indent=2))
     else:
-        for sentence in done or ["Nothing is due."]:
+        for sentence in done:
             click.echo(printable(sentence))
     if behind:
         raise TrustError(

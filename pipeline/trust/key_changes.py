@@ -28,9 +28,8 @@ from pipeline.trust.key_edits import (
 from pipeline.trust.layout import ONLINE, key_name
 
 if TYPE_CHECKING:
-    from pipeline.models.channel import Channels
-    from pipeline.trust.client import TrustClient
     from pipeline.trust.repository import Repository
+    from pipeline.trust.state import State
     from pipeline.trust.views import Outcome
 
 
@@ -39,14 +38,11 @@ class KeyChanges:
 
     Args:
         repository: signs and publishes the change.
-        client: the verified state, to look up who may sign what now.
-        channels: what ``images/channels.yaml`` says.
     """
 
-    def __init__(self, repository: Repository, client: TrustClient, channels: Channels) -> None:
+    def __init__(self, repository: Repository) -> None:
         self._repository = repository
-        self._client = client
-        self._channels = channels
+        self._channels = repository.channels
 
     def roles(self) -> tuple[KeyRole, ...]:
         """Every role and its keys, channels that have none yet included.
@@ -54,8 +50,12 @@ class KeyChanges:
         Raises:
             TrustError, NetworkError: the store's metadata cannot be had.
         """
-        trusted = self._client.metadata()
-        return roles_of(trusted.root.signed, trusted.targets.signed, self._channels.names)
+        # Not what machines see: that may be out of use, which a change of keys is to mend.
+        return self.roles_in(self._repository.load())
+
+    def roles_in(self, state: State) -> tuple[KeyRole, ...]:
+        """Every role and its keys in *state*, channels that have none yet included."""
+        return roles_of(state.root.signed, state.targets.signed, self._channels.names)
 
     def role(self, name: str) -> KeyRole:
         """One role and its keys.
@@ -137,13 +137,17 @@ class KeyChanges:
             propose,
         )
 
-    def rotate(self, name: str, key: Key, *, propose: bool = False) -> tuple[Outcome, ...]:
+    def rotate(
+        self, name: str, key: Key, *, propose: bool = False, lost: bool = False
+    ) -> tuple[Outcome, ...]:
         """Put *key* in the place of the one called *name*, in every role that it has.
 
         Args:
             name: the old key's name.
             key: the new public key, with its name.
             propose: as in :meth:`add`.
+            lost: the old key is gone, and cannot sign beside the new one; see
+                ``Repository.change_root``.
 
         Returns:
             One for the root and one for ``targets``, as far as they were concerned. Cut between
@@ -165,7 +169,9 @@ class KeyChanges:
                 for role in in_root:
                     replace_key(root, role, name, key)
 
-            outcomes.append(self._repository.change_root(edit_root, reason=reason, propose=propose))
+            outcomes.append(
+                self._repository.change_root(edit_root, reason=reason, propose=propose, lost=lost)
+            )
         if in_targets:
 
             def edit_targets(targets: Targets) -> None:
