@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Annotated
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import AfterValidator, TypeAdapter, ValidationError
 
 from pipeline import digest
 from pipeline.clock import iso
 from pipeline.errors import UsageError
-from pipeline.models.channel import Wave, Waves
+from pipeline.models.channel import Wave, Waves, check_steps
+from pipeline.models.fields import ENTRY_PROBLEMS
 from pipeline.models.pointer import Held, Pointer, PublishedRelease, Revocation, Rollout
 from pipeline.policy.rollout import share
 
 _TIME_DIGITS = len("20260301.120000")  # a version begins with its commit's time
-_WAVES: TypeAdapter[tuple[Wave, ...]] = TypeAdapter(Waves)
+_WAVES: TypeAdapter[tuple[Wave, ...]] = TypeAdapter(Annotated[Waves, AfterValidator(check_steps)])
 _EXAMPLE = "10%:1h,50%:4h,100%"
 
 
@@ -32,22 +34,18 @@ def parse_waves(text: str) -> tuple[Wave, ...]:
     try:
         return _WAVES.validate_python(waves)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
         raise UsageError(
-            f"`{text}` is no list of waves: {first['msg']}", hint=f"Such as: {_EXAMPLE}."
+            f"`{text}` is no list of waves: {_first_problem(error)}", hint=f"Such as: {_EXAMPLE}."
         ) from error
 
 
-def format_waves(waves: Sequence[Wave]) -> str:
-    """``10% for 1h, 50% for 4h, 100%``."""
-    from pipeline.models.fields import format_duration
-
-    parts = []
-    for index, wave in enumerate(waves):
-        last = index == len(waves) - 1
-        soak = "" if last else f" for {format_duration(wave.soak)}"
-        parts.append(f"{wave.share * 100:g}%{soak}")
-    return ", ".join(parts)
+def _first_problem(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    place, what = first["loc"][:1], str(first["msg"])
+    if first["type"] == ENTRY_PROBLEMS:
+        inner, what = first["ctx"]["problems"][0]
+        place = inner[:1]
+    return f"wave {int(place[0]) + 1}: {what}" if place else what
 
 
 def new_rollout(
