@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from functools import cache
 
 from pipeline import digest
 from pipeline.models.channel import Wave
@@ -28,9 +29,9 @@ WAVES = (
 )
 
 _ENCODINGS: Mapping[str, str] = {"root": "zstd", "uki": "plain", "verity": "zstd", "sbom": "zstd"}
-_GPT = 1 << 20
 
 
+@cache
 def make_published(image: str, number: int = 1) -> PublishedRelease:
     """The *number*-th release of an image; an hour lies between one and the next."""
     moment = MOMENT + timedelta(hours=number)
@@ -46,14 +47,13 @@ def make_published(image: str, number: int = 1) -> PublishedRelease:
             file=name, digest=digest.of_data([release.name, role]), size=size, stored=None
         )
         if role == "disk":
-            extents = (
-                Extent(offset=0, size=_GPT, stored=_stored(release.name, "start", 4096)),
-                Extent(offset=_GPT, size=64 << 20, stored=_stored(release.name, "esp", 42 << 20)),
-                Extent(offset=65 << 20, size=parts["root"].size, part="root"),
-                Extent(offset=900 << 20, size=parts["verity"].size, part="verity"),
-                Extent(offset=size - _GPT, size=_GPT, stored=_stored(release.name, "end", 4096)),
-            )
-            parts[role] = part.model_copy(update={"extents": extents})
+            at = 1 << 20
+            extents: list[Extent] = [_literal(release.name, "start", 0, at)]
+            for inner in ("uki", "root", "verity"):
+                extents.append(Extent(offset=at, size=parts[inner].size, part=inner))
+                at += parts[inner].size + (8 << 20)
+                extents.append(_literal(release.name, f"after {inner}", at - (4 << 20), 4 << 20))
+            parts[role] = part.model_copy(update={"extents": tuple(extents)})
         else:
             stored = _stored(release.name, role, size // 2, _ENCODINGS[role])
             parts[role] = part.model_copy(update={"stored": stored})
@@ -117,12 +117,17 @@ def _stored(name: str, what: str, size: int, encoding: str = "plain") -> StoredO
     )
 
 
+def _literal(name: str, what: str, offset: int, size: int) -> Extent:
+    return Extent(offset=offset, size=size, stored=_stored(name, what, 4096, "zstd"))
+
+
 def _held(image: str, number: int) -> Held:
     release = make_published(image, number)
     since = release.created + timedelta(minutes=30)
     return Held(
         version=release.version,
         root_hash=release.root_hash,
+        manifest=release.manifest.digest,
         since=since,
         until=since + timedelta(hours=1),
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -30,6 +31,7 @@ from tuf.api.metadata import (
 from tuf.ngclient._internal import trusted_metadata_set
 
 from pipeline import clock, digest
+from pipeline.files import write_atomically
 from pipeline.models.pointer import ChannelState, Event, Pointer
 from pipeline.trust import layout
 from tests.fakes.pointers import make_pointer
@@ -163,6 +165,11 @@ class SignedStore:
 
         self.change_root(edit)
         return signer
+
+    def write_to(self, folder: Path) -> None:
+        """Copy the store into a folder, as a mirror does."""
+        for key, data in self.store.snapshot().items():
+            write_atomically(folder / key, data)
 
     # What it is made of; an attacker uses these.
 
