@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol, TypeVar, runtime_checkable
 
+from pipeline import digest
 from pipeline.channels.lease import LEASES, LIFE, Lease, store_now
 from pipeline.channels.look import View, described, unknown_parts
 from pipeline.channels.threads import LinkedStop, do_all
@@ -28,7 +29,8 @@ from pipeline.errors import TrustError
 from pipeline.models.channel import Retention
 from pipeline.models.pointer import PublishedRelease
 from pipeline.policy import retention as policy
-from pipeline.store.base import ExistsError, Info, Store, object_key, release_key
+from pipeline.store.base import ExistsError, Info, MissingError, Store, object_key, release_key
+from pipeline.trust.layout import MAX_PROPOSAL, proposal_key
 
 AT_ONCE = 8
 """Objects asked for or removed at a time: it is the waiting that counts."""
@@ -187,6 +189,7 @@ class _Collector:
     def _look(self, *, notice: bool = True) -> _Found:
         view = self.look()
         self.stop.check()
+        self._check_proposals(view)
         referred = policy.references(
             view.pointers,
             [pointer for each in view.proposals if not each.stale for pointer in each.pointers],
@@ -250,7 +253,13 @@ class _Collector:
             if (match := _OBJECT.fullmatch(info.key))
         }
         times = {name: info.modified for name, info in listed.items()}
-        why = policy.keep_objects(times, found.stay, grace=self.retention.grace, now=self.now)
+        why = policy.keep_objects(
+            times,
+            found.stay,
+            others=found.view.objects,
+            grace=self.retention.grace,
+            now=self.now,
+        )
         self._check(found, listed)
         self._count("object", why, listed)
         self._count("release", found.kept, found.releases)
@@ -314,18 +323,41 @@ class _Collector:
 
     def _proposals(self, view: View) -> Iterator[Waste]:
         stale = {(each.role, each.id) for each in view.proposals if each.stale}
-        groups: dict[tuple[str, str], list[Info]] = {}
-        for info in self.store.list("proposals/"):
-            if match := _PROPOSAL.fullmatch(info.key):
-                groups.setdefault((match[1], match[2]), []).append(info)
-        for name, infos in groups.items():
+        for name, infos in self._proposed_files().items():
             whole = any(info.key.endswith(f"/{_DECISIVE}") for info in infos)
-            if not all(self._is_old(info) for info in infos) or (whole and name not in stale):
+            if (whole and name not in stale) or not all(self._is_old(info) for info in infos):
                 continue
             reason = "what it would change has changed" if whole else "signatures of no proposal"
             # The proposal last: signatures alone would tell nobody what they are.
             for info in sorted(infos, key=lambda each: each.key.endswith(f"/{_DECISIVE}")):
                 yield Waste(info.key, "proposal", info.size, info.modified, reason)
+
+    def _proposed_files(self) -> dict[tuple[str, str], list[Info]]:
+        """The files of each proposal, by role and id."""
+        found: dict[tuple[str, str], list[Info]] = {}
+        for info in self.store.list("proposals/"):
+            if match := _PROPOSAL.fullmatch(info.key):
+                found.setdefault((match[1], match[2]), []).append(info)
+        return found
+
+    def _check_proposals(self, view: View) -> None:
+        """Make sure that those proposals that were not read are not damaged, but carried out.
+
+        Raises:
+            TrustError: one is damaged; what it refers to is not known.
+        """
+        known = {(each.role, each.id) for each in view.proposals}
+        for role, identity in self._proposed_files().keys() - known:
+            key = proposal_key(role, identity)
+            try:
+                data = self.store.get(key, limit=MAX_PROPOSAL)
+            except MissingError:  # signatures alone, or withdrawn meanwhile
+                continue
+            if not digest.of_bytes(data).startswith(identity):
+                raise unknown_parts(
+                    f"{key} in {self.store.url} is not the proposal that its name says",
+                    f"`recast proposals {identity} --withdraw` removes it.",
+                )
 
     def _is_old(self, info: Info) -> bool:
         return not policy.is_young(info.modified, self.now, self.retention.grace)

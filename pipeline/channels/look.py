@@ -11,10 +11,15 @@ from pipeline.channels.published import MAX_DESCRIPTION, parse_description
 from pipeline.errors import TrustError
 from pipeline.models.pointer import Pointer, PublishedRelease
 from pipeline.store.base import MissingError, Store, release_key
+from pipeline.trust import layout
 
 if TYPE_CHECKING:
+    from tuf.api.metadata import Timestamp
+
     from pipeline.trust.client import TrustClient
     from pipeline.trust.repository import Repository
+    from pipeline.trust.state import State
+    from pipeline.trust.views import Proposal
 
 
 @dataclass(frozen=True)
@@ -40,13 +45,15 @@ class View:
     Attributes:
         pointers: of every channel, what it says of every image: what machines see, and what is
             signed and not yet published.
-        proposals: what is proposed.
+        proposals: what is proposed; what was carried out or cannot be read is missing.
         snapshot: the version of the snapshot that is in force.
+        objects: digests of objects that the metadata themselves name.
     """
 
     pointers: tuple[Pointer, ...]
     proposals: tuple[Proposed, ...]
     snapshot: int
+    objects: frozenset[str] = frozenset()
 
 
 def look(client: TrustClient, repository: Repository) -> View:
@@ -56,25 +63,59 @@ def look(client: TrustClient, repository: Repository) -> View:
     are read before the channels that they would change.
 
     Raises:
-        TrustError: some of it cannot be believed, or has run out.
+        TrustError: some of it cannot be believed, has run out, or is not whole.
         NetworkError, HostError: the store cannot be read.
     """
-    proposals = tuple(
-        Proposed(each.role, each.id, bool(each.stale), tuple(each.new.values()))
-        for each in repository.proposals()
-    )
+    proposals = repository.proposals()
     client.check()
-    snapshot = client.metadata().timestamp.signed.snapshot_meta.version
-    return View(tuple(_pointers(client, repository)), proposals, snapshot)
+    timestamp = client.metadata().timestamp.signed
+    state = repository.load()
+    for role, why in {**state.broken, **state.forged}.items():
+        raise TrustError(
+            f"{why}. What {role} refers to is not known for certain, so nothing can be removed",
+            hint=f"`recast channels {role}` and `recast refresh` tell what can be done.",
+        )
+    return View(
+        pointers=tuple(_pointers(client, repository, state)),
+        proposals=tuple(_proposed(state, each) for each in proposals),
+        snapshot=timestamp.snapshot_meta.version,
+        objects=frozenset(_announced(timestamp)),
+    )
 
 
-def _pointers(client: TrustClient, repository: Repository) -> Iterator[Pointer]:
+def _pointers(client: TrustClient, repository: Repository, state: State) -> Iterator[Pointer]:
     """What every channel says, both to machines and to those who wait for the online key."""
-    for name in client.channels():
+    for name in state.channels:
         yield from repository.channel(name).pointers.values()
+    for name in client.channels():
         published = client.channel(name)
         for image, target in (published.pointers if published else {}).items():
             yield client.read_pointer(name, image, target)
+
+
+def _proposed(state: State, proposal: Proposal) -> Proposed:
+    """A proposal, stale only if nothing can make it good again.
+
+    Raises:
+        TrustError: what it refers to cannot be read.
+    """
+    tip = state.root if proposal.role == layout.ROOT else state.find(proposal.role)
+    overtaken = tip is not None and tip.version > proposal.base
+    pointers = tuple(proposal.new.values())
+    if proposal.stale and not overtaken and not pointers and proposal.role in state.channels:
+        raise unknown_parts(
+            f"proposal {proposal.id} for {proposal.role} cannot be used: {proposal.stale}",
+            f"`recast proposals {proposal.id} --withdraw` removes it.",
+        )
+    return Proposed(proposal.role, proposal.id, bool(proposal.stale) and overtaken, pointers)
+
+
+def _announced(timestamp: Timestamp) -> Iterator[str]:
+    """The digest of a new root that is an object until it has a file of its own."""
+    told = timestamp.unrecognized_fields.get(layout.ROOT_FIELD)
+    sha256 = told.get("sha256") if isinstance(told, dict) else None
+    if isinstance(sha256, str):
+        yield sha256
 
 
 def described(store: Store, image: str, version: str) -> PublishedRelease | None:
@@ -113,6 +154,7 @@ def _unknown_key(given: object, known: object) -> str:
 
 
 def unknown_parts(text: str, hint: str) -> TrustError:
+    """The error for something of which it is not certain what belongs to it."""
     return TrustError(
         f"{text}. What belongs to it is not known for certain, so nothing can be removed",
         hint=hint,

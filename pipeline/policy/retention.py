@@ -21,6 +21,7 @@ BEFORE = "a channel can go back to it"
 PROPOSED = "part of a proposed change"
 YOUNG = "younger than the grace period"
 REFERRED = "part of a release that stays"
+NAMED = "named by the signed metadata"
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,7 @@ def keep_objects(
     found: Mapping[str, datetime],
     releases: Iterable[PublishedRelease],
     *,
+    others: Iterable[str] = (),
     grace: float,
     now: datetime,
 ) -> dict[str, str]:
@@ -140,11 +142,13 @@ def keep_objects(
     Args:
         found: the objects in the store by digest, each with its time.
         releases: the descriptions of all releases that stay.
+        others: digests of objects that are needed for something else.
         grace: seconds.
         now: the present moment, by the store's clock.
     """
     needed = {name for release in releases for name in objects_of(release)}
     why = {name: REFERRED for name in found if name in needed}
+    why |= {name: NAMED for name in others if name in found}
     for name, modified in found.items():
         if is_young(modified, now, grace):
             why.setdefault(name, YOUNG)

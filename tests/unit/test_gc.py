@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
+from pipeline import digest
 from pipeline.channels.gc import Collected, collect
 from pipeline.channels.lease import LEASES, LIFE, MARKER, Lease, store_now, wait_for_collectors
 from pipeline.channels.look import Proposed, View
@@ -132,6 +134,18 @@ def test_a_clock_of_the_stores_that_is_wrong_does_not_matter() -> None:
         assert left(store) == keys(1, 3)
 
 
+def test_what_the_metadata_name_stays() -> None:
+    """A new root is announced as an object before it has a file of its own."""
+    store = MemoryStore()
+    for sha256, data in bodies(["root", "other"]).items():
+        store.put(object_key(sha256), data, sha256=sha256)
+    age(store)
+    (root,) = bodies(["root"])
+    found = collect(store, lambda: replace(view(), objects=frozenset({root})), RETENTION)
+    assert left(store) == {object_key(root)}
+    assert found.kept == {("object", "named by the signed metadata"): 1}
+
+
 def test_old_snapshots_go_and_the_rest_of_the_metadata_is_history() -> None:
     store = MemoryStore()
     metadata = [f"metadata/{n}.{role}.json" for n in (1, 2, 3, 4)
@@ -145,29 +159,47 @@ def test_old_snapshots_go_and_the_rest_of_the_metadata_is_history() -> None:
     assert "metadata/4.snapshot.json" in left(store), "somebody is about to publish it"
 
 
+def propose(store: MemoryStore, name: str) -> str:
+    """Something like a proposal, with one signature; return its id."""
+    data = f"proposal {name}".encode()
+    identity = digest.of_bytes(data)[:16]
+    store.create(f"proposals/stable/{identity}/proposal.json", data)
+    store.create(f"proposals/stable/{identity}/k1.sig.json", b"{}")
+    return identity
+
+
 def test_a_proposal_goes_when_it_is_stale_and_old() -> None:
     store = MemoryStore()
-    for name in ("pending", "stale", "fresh", "unknown"):
-        store.create(f"proposals/stable/{name}/proposal.json", b"{}")
-        store.create(f"proposals/stable/{name}/k1.sig.json", b"{}")
+    pending, stale, fresh, _done = (propose(store, n) for n in ("pending", "stale", "fresh", "x"))
     store.create("proposals/root/orphan/k1.sig.json", b"{}")
     age(store)
-    store.touch("proposals/stable/fresh/k1.sig.json")
+    store.touch(f"proposals/stable/{fresh}/k1.sig.json")
     proposals = [
-        Proposed("stable", "pending", False),
-        Proposed("stable", "stale", True),
-        Proposed("stable", "fresh", True),
+        Proposed("stable", pending, False),
+        Proposed("stable", stale, True),
+        Proposed("stable", fresh, True),
     ]
     found = collect(store, lambda: view(proposals=proposals), RETENTION)
     assert [each.key for each in found.removed] == [
         "proposals/root/orphan/k1.sig.json",
-        "proposals/stable/stale/k1.sig.json",
-        "proposals/stable/stale/proposal.json",
+        f"proposals/stable/{stale}/k1.sig.json",
+        f"proposals/stable/{stale}/proposal.json",
     ]
     assert {each.reason for each in found.removed} == {
         "signatures of no proposal",
         "what it would change has changed",
     }
+
+
+def test_a_damaged_proposal_stops_everything() -> None:
+    """It may be damaged on its way to us alone; what it would have a channel hold is needed."""
+    store = filled(1)
+    identity = propose(store, "pending")
+    store.corrupt(f"proposals/stable/{identity}/proposal.json", b"proposal pendinh")
+    with pytest.raises(TrustError, match="is not the proposal that its name says") as caught:
+        run(store)
+    assert f"recast proposals {identity} --withdraw" in caught.value.hint
+    assert keys(1) < left(store)
 
 
 def test_what_is_proposed_stays_until_the_proposal_is_stale() -> None:
