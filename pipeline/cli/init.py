@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pipeline.cli.context import Context
+from pipeline.cli.key_tables import short_path
 from pipeline.cli.passphrase import choose_passphrase
 from pipeline.cli.terminal import printable, table, width
 from pipeline.errors import UsageError
@@ -201,17 +202,11 @@ def _told(context: Context, name: str, plan: Mapping[str, tuple[str, ...]]) -> _
     return _Made(
         name=name,
         roles=plan[name],
-        place=_short(file) if file else ring.uri(name),
+        place=short_path(file) if file else ring.uri(name),
         file=file,
         encrypted=ring.encrypted(name),
         keyid=ring.public(name).keyid,
     )
-
-
-def _short(path: Path) -> str:
-    """*path* as seen from here, if it is below."""
-    here = Path.cwd()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
 
 def _as_data(context: Context, keys: list[_Made], target: Path) -> dict[str, object]:
@@ -245,7 +240,7 @@ def _as_text(context: Context, keys: list[_Made], target: Path, threshold: int) 
         table(rows, ("key", "signs", "private key")),
     ]
     if offline:
-        first, where = offline[0].name, _short(context.keys_folder / "keys.yaml")
+        first, where = offline[0].name, short_path(context.keys_folder / "keys.yaml")
         parts += [
             "Move offline: " + ", ".join(key.place for key in offline),
             _paragraph(
@@ -281,7 +276,7 @@ def _kept(key: _Made) -> str:
 
 
 def _root_advice(context: Context, target: Path) -> str:
-    where = _short(target)
+    where = short_path(target)
     if target.parent == context.project / "images":
         return _paragraph(
             f"Commit {where}: every engineer and every machine starts to trust from it. It holds "

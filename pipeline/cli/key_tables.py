@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.cli.terminal import table
@@ -137,13 +138,19 @@ def _until(role: str, parts: Mapping[str, _Part]) -> str:
     return iso(min(times))[:10] if times else "-"
 
 
+def short_path(path: Path) -> str:
+    """*path* as seen from here, if it is below."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
 def private_place(ring: Keyring, name: str) -> str:
     """Where a private key is, and how it is kept."""
     file = ring.file(name)
     if file is None:
         return ring.uri(name)
     words = {True: "encrypted", False: "not encrypted", None: "not within reach"}
-    return f"{file}, {words[ring.encrypted(name)]}"
+    return f"{short_path(file)}, {words[ring.encrypted(name)]}"
 
 
 def sentences(outcome: Outcome) -> list[str]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pipeline.cli.context import Context
-from pipeline.cli.key_tables import as_data, as_tables, private_place, sentences
+from pipeline.cli.key_tables import as_data, as_tables, private_place, sentences, short_path
 from pipeline.cli.passphrase import choose_passphrase
 from pipeline.cli.terminal import printable
 from pipeline.errors import RefusedError, UsageError
@@ -180,10 +180,17 @@ def remove(role: str, name: str, propose: bool, as_json: bool) -> None:
 
 @keys.command()
 @click.argument("old", metavar="NAME")
+@click.option(
+    "--lost",
+    is_flag=True,
+    help="The old key is gone, and cannot sign beside the new one: machines refuse the store for "
+    "a moment.",
+)
 @_with_source
 @_with_outcome
 def rotate(
     old: str,
+    lost: bool,
     name: str | None,
     uri: str | None,
     public: tuple[Path, ...],
@@ -210,7 +217,7 @@ def rotate(
     with _new_keys(desk, source, [successor(old, desk.taken)]) as new:
         if len(new) != 1:
             raise UsageError("one key takes the place of another", hint="Give --public once.")
-        outcomes = desk.changes.rotate(old, new[0], propose=propose)
+        outcomes = desk.changes.rotate(old, new[0], propose=propose, lost=lost)
     _report(desk, outcomes, as_json, new=new, gone=old)
 
 
@@ -317,8 +324,10 @@ def _report(
     if gone and done and gone in ring.names():
         left = [role.name for role in desk.changes.roles() if gone in role.names]
         if not left:
+            file = ring.file(gone)
+            place = short_path(file) if file else ring.uri(gone)
             lines.append(
-                f"{gone} is in no role any more: destroy {ring.file(gone) or ring.uri(gone)} and "
-                "its copies, and remove its line from keys.yaml."
+                f"{gone} is in no role any more: destroy {place} and its copies, and remove its "
+                "line from keys.yaml."
             )
     click.echo(printable("\n".join(lines)))

@@ -11,9 +11,17 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import clock
 from pipeline.errors import HostError, TrustError
+from pipeline.models.channel import ChannelDefinition, Channels, Gates
+from pipeline.models.pointer import Event
+from pipeline.trust.client import TrustClient
 from pipeline.trust.keys import Keyring
+from pipeline.trust.repository import Repository, RoleKeys
 from pipeline.trust.signers import PassphraseError
+from pipeline.trust.views import ChannelChange, ChannelView
+from tests.fakes.pointers import make_pointer
+from tests.fakes.store import MemoryStore
 
 MODULE = "/usr/lib/softhsm/libsofthsm2.so"
 PIN = "4321"
@@ -146,3 +154,45 @@ def test_the_extra_is_named_where_the_library_is_missing(
     with pytest.raises(HostError, match="library that is not installed") as caught:
         Keyring(tmp_path).add("stable-1", "hsm:2")
     assert "pip install 'recast[hsm]'" in caught.value.hint
+
+
+def test_a_channel_is_promoted_with_a_token(module: Path, tmp_path: Path) -> None:
+    """From the first signature in a token to a machine that follows it."""
+    store = MemoryStore()
+    ask, asked = typing(PIN)
+    keyring = Keyring(tmp_path / "keys", ask)
+    keys = {name: keyring.generate(name, None) for name in ("offline-1", "online", "tester")}
+    keys["alice"] = keyring.add("alice", f"hsm:2?label={TOKEN}")
+    keys["bob"] = keyring.add("bob", f"hsm:3?label={TOKEN}")
+    channels = Channels(channels=(ChannelDefinition(name="stable", gates=Gates(approvals=2)),))
+    holders = {
+        "root": ("offline-1",), "targets": ("offline-1",), "online": ("online",),
+        "stable": ("alice", "bob"), "builder": ("tester",), "tester": ("tester",),
+    }  # fmt: skip
+    roles = {role: RoleKeys(tuple(keys[name] for name in of)) for role, of in holders.items()}
+    root = Repository.create(store, keyring, channels, roles)
+    machine = TrustClient(store, tmp_path / "machine", root)
+    repository = Repository(store, TrustClient(store, tmp_path / "memory", root), keyring, channels)
+    pointer = make_pointer("stable", "edge-web", 7)
+
+    def decide(view: ChannelView) -> ChannelChange:
+        assert view.ours == ("alice", "bob")
+        event = Event(action="promote", at=clock.now(), image="edge-web")
+        return ChannelChange(event=event, pointers={"edge-web": pointer})
+
+    outcome = repository.change_channel("stable", decide)
+    assert outcome.published
+    assert outcome.signed_by == ("alice", "bob")
+    assert machine.pointer("stable", "edge-web") == pointer
+    assert set(asked) == {f"PIN of the token with the key {name}" for name in ("alice", "bob")}
+    assert len(asked) == 2  # each typed once, however often it signs
+
+    wrong, _ = typing("9999")
+    other = Repository(
+        store, TrustClient(store, tmp_path / "other", root),
+        Keyring(tmp_path / "keys", wrong), channels,
+    )  # fmt: skip
+    before = store.snapshot()
+    with pytest.raises(PassphraseError, match="PIN does not open the token"):
+        other.change_channel("stable", decide)
+    assert store.snapshot() == before
