@@ -22,7 +22,7 @@ from pipeline.channels.facts import (
 )
 from pipeline.channels.pointers import is_newer, moved, new_rollout, return_targets
 from pipeline.channels.verdicts import Action, Surroundings, decide, look_around
-from pipeline.clock import iso
+from pipeline.clock import duration, iso
 from pipeline.errors import RefusedError, TrustError, UsageError
 from pipeline.models.channel import ALL_AT_ONCE, Wave
 from pipeline.models.pointer import Event, Held, Pointer, PublishedRelease, Rollout
@@ -369,12 +369,23 @@ def _way_out(promotion: Promotion) -> str:
     verdict, release = promotion.verdict, promotion.release
     if verdict.opens is not None:
         wait = " `--wait` waits for that." if promotion.action == "promote" else ""
-        return f"Time alone opens it, at {iso(verdict.opens)}.{wait}"
-    names = {gate.name for gate in verdict.refusals}
-    if "stored" in names:
-        return publish_again(release)
-    if names == {"approvals"} and not promotion.propose:
-        return "`--propose` leaves it in the store for the others to sign."
-    if "not frozen" in names:
-        return f"`recast thaw {promotion.channel}` lets it move again."
+        left = duration((verdict.opens - promotion.rollout.opened).total_seconds())
+        return f"Time alone opens it, at {iso(verdict.opens)}, in {left}.{wait}"
+    named = f"{release.image}@{release.version}"
+    ways = {
+        "stored": publish_again(release),
+        "not revoked": "",
+        "not frozen": f"`recast thaw {promotion.channel}` lets it move again.",
+        "newer": f"`recast rollback {release.image} --channel {promotion.channel}` goes back.",
+        "clean": "Commit the changes, and run it again: what is committed can go everywhere.",
+        "tests": f"`recast test {named}` tests it, and `recast publish {named}` adds the result.",
+        "soak": f"`recast promote {named} --to {promotion.around.before}` puts it there.",
+        "approvals": ""
+        if promotion.propose
+        else "`--propose` leaves it in the store for the others to sign.",
+    }
+    for gate in verdict.refusals:
+        name = "tests" if gate.name.startswith("tests on ") else gate.name
+        if name in ways:
+            return ways[name]
     return ""

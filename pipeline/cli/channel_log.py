@@ -74,9 +74,9 @@ def entry_data(channel: str, entry: HistoryEntry) -> dict[str, object]:
 
 def entry_text(entry: HistoryEntry, now: datetime) -> str:
     """A version of a channel, for a person: when, what, who, why, and what the gates said."""
-    lines = [f"{entry_line(entry, now)}  (version {entry.version})"]
-    lines += [f"    {gate}" for gate in entry.event.gates]
-    return "\n".join(lines)
+    first, *rest = entry_line(entry, now).split("\n")
+    gates = [f"    {gate}" for gate in entry.event.gates]
+    return "\n".join([f"{first} (version {entry.version})", *rest, *gates])
 
 
 def entry_line(entry: HistoryEntry, now: datetime, channel: str = "") -> str:

@@ -132,9 +132,9 @@ def _row(pointer: Pointer, now: datetime) -> dict[str, str]:
 
 def _detail(desk: Desk, view: ChannelView, now: datetime) -> str:
     definition = desk.definition(view.name)
-    lines = [colour(view.name, "", bold=True)]
+    about = f": {definition.description}" if definition.description else ""
+    lines = [f"{colour(view.name, '', bold=True)}{about}"]
     fields = [
-        ("", definition.description),
         ("frozen", colour(view.frozen, "red") if view.frozen else ""),
         ("signatures", f"{view.threshold} of {', '.join(view.keyholders)}"),
         ("your keys", ", ".join(view.ours) or "none of them"),

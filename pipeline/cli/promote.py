@@ -83,7 +83,7 @@ def carry_out(desk: Desk, planned: Promotion, *, dry_run: bool, as_json: bool) -
 
     refused = not planned.verdict.allowed and not planned.already
     if not as_json:
-        click.echo(promotion_text(planned, desk.clock()))
+        click.echo(promotion_text(planned))
     if refused or dry_run or planned.already:
         if as_json:
             print_json(promotion_data(planned, desk.clock()))

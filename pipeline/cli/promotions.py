@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.channels.promote import Promotion
 from pipeline.cli.outcomes import outcome_data, rollout_data, waves_text
-from pipeline.cli.terminal import colour, duration, printable, table
+from pipeline.cli.terminal import colour, printable, table
 from pipeline.clock import iso
 from pipeline.files import format_size
 from pipeline.releases import format_growth
@@ -29,7 +29,7 @@ def gates_table(verdict: Verdict) -> str:
     return table(rows, ("", "gate", "reason"))
 
 
-def promotion_text(promotion: Promotion, now: datetime) -> str:
+def promotion_text(promotion: Promotion) -> str:
     """Everything about a promotion that has been decided, for a person."""
     release = promotion.release
     word = "into" if promotion.action == "promote" else "back into"
@@ -37,10 +37,6 @@ def promotion_text(promotion: Promotion, now: datetime) -> str:
     if promotion.already:
         return f"{title}\n\n{promotion.channel} holds it already: nothing is to be done."
     parts = [title, gates_table(promotion.verdict), _sites(promotion)]
-    opens = promotion.verdict.opens
-    if opens is not None:
-        left = duration(max((opens - now).total_seconds(), 0.0))
-        parts.append(f"Time alone opens it, at {iso(opens)}: in {left}.")
     return printable("\n\n".join(parts), sys.stdout)
 
 

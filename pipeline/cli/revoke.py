@@ -107,7 +107,7 @@ def _as_text(done: Revoked) -> str:
             )
         else:
             lines.append(
-                f"  {holder.channel} has held nothing else that it could go back to; the next "
-                f"promotion replaces it"
+                "  it has held nothing else that it could go back to; the next promotion replaces "
+                "it"
             )
     return "\n".join(lines)

@@ -11,7 +11,7 @@ import click
 from pipeline.cli.channel_log import about, entry_data, entry_line
 from pipeline.cli.outcomes import rollout_data, rollout_text
 from pipeline.cli.releases import held_by, revoked_in
-from pipeline.cli.terminal import colour, duration, printable
+from pipeline.cli.terminal import colour, duration, printable, visible_width
 from pipeline.clock import iso
 from pipeline.errors import RecastError
 
@@ -151,7 +151,8 @@ def _said(each: Examined) -> str:
         return f": {word}, {count} in {duration(found.seconds)}, {iso(found.when)}"
     if isinstance(found, VerifiedProvenance):
         run = f" by run {found.run}" if found.run else ""
-        return f": built{run} of {len(found.materials)} materials"
+        many = len(found.materials)
+        return f": built{run} of {many} material{'' if many == 1 else 's'}"
     return ""
 
 
@@ -164,8 +165,9 @@ def _where(standing: Standing, now: datetime) -> str:
         lines.append(_field(name, f"{since}{rollout}{frozen}"))
     if not standing.pointers:
         lines.append("  none holds it now")
-    for name, reason in standing.revoked.items():
-        lines.append(_field(name, f"{colour('revoked', 'red')}: {reason}"))
+    for reason in dict.fromkeys(standing.revoked.values()):
+        names = ", ".join(name for name, why in standing.revoked.items() if why == reason)
+        lines.append(_field(colour("revoked", "red"), f"in {names}: {reason}"))
     return "\n".join(lines)
 
 
@@ -179,4 +181,4 @@ def _story(standing: Standing, now: datetime) -> str:
 
 
 def _field(label: str, value: str) -> str:
-    return f"  {label:<{_LABEL}}{value}"
+    return f"  {label}{' ' * max(_LABEL - visible_width(label), 1)}{value}"
