@@ -65,6 +65,7 @@ class Publisher:
         expiry: how long snapshot and timestamp are good for.
         now: the present moment.
         load: reads the newest verified state.
+        note: hears of each state that was published.
     """
 
     store: Store
@@ -72,6 +73,7 @@ class Publisher:
     expiry: Expiry
     now: Callable[[], datetime]
     load: Callable[[], State]
+    note: Callable[[State], None] = lambda _: None
 
     def settle(self) -> State:
         """The newest state, after publishing what was left half done as far as our keys go."""
@@ -221,9 +223,11 @@ class Publisher:
         timestamp = self.make_timestamp(snapshot, judges, told)
         etag = self.store.replace(layout.TIMESTAMP_KEY, timestamp.data, etag=state.etag)
         pending = announce is not None
-        return replace(
+        state = replace(
             state, snapshot=snapshot, timestamp=timestamp, etag=etag, stale_online=pending
         )
+        self.note(state)
+        return state
 
     def frontier(self) -> int:
         """The newest snapshot that honest people have made: before numbers leap.

@@ -77,7 +77,7 @@ class Repository:
         self.now = now
         self._client = client
         self._single_writer = single_writer
-        self.publisher = Publisher(store, keyring, channels.expiry, now, self.load)
+        self.publisher = Publisher(store, keyring, channels.expiry, now, self.load, self._note)
         self._proposals = ProposalStore(store)
         self._reviewer = Reviewer(store, channels.expiry, client.read_pointer, now)
         self._changer = Changer(self.publisher, self._proposals, self._reviewer, keyring, now)
@@ -118,9 +118,7 @@ class Repository:
         """
         root, seen = self._client.anchor()
         state = load(self.store, Anchor(root, seen), self.now())
-        versions = {**state.published, layout.TIMESTAMP: state.timestamp.version}
-        versions[layout.SNAPSHOT] = state.snapshot.version
-        self._client.note(state.root.signed, versions)
+        self._note(state)
         return state
 
     def channel(self, name: str) -> ChannelView:
@@ -348,6 +346,17 @@ class Repository:
             elif roles[each.name].threshold != each.gates.approvals:
                 changes.append(needs)
         return changes
+
+    def _note(self, state: State) -> None:
+        """Remember what was published, so that this machine is never taken back behind it."""
+        if state.forged or state.reset or state.announced is not None:
+            return
+        versions = {
+            **state.published,
+            layout.TIMESTAMP: state.timestamp.version,
+            layout.SNAPSHOT: state.snapshot.version,
+        }
+        self._client.note(state.root.signed, versions)
 
     def _change(self, role: str, make: Callable[[State], Draft], propose: bool) -> Outcome:
         self._require_exclusive()
