@@ -102,7 +102,7 @@ class TrustClient:
                 fetched is None or fetched[0] == before.trusted.files[layout.TIMESTAMP]
             )
             if before and same and before.trusted.good(clock.now()):
-                self._session = before
+                self._session = before if fetched is None else self._renamed(before, fetched[1])
                 return False
             if fetched is None:
                 fetched = self._get_timestamp("")
@@ -300,6 +300,13 @@ class TrustClient:
         if seen.timestamp == digest.of_bytes(timestamp):
             session = replace(session, etag=seen.etag)
         return session
+
+    def _renamed(self, session: _Session, etag: str) -> _Session:
+        """The same state under another etag: mirrors behind one URL may give each their own."""
+        seen = self._cache.seen()
+        if seen.timestamp == digest.of_bytes(session.trusted.files[layout.TIMESTAMP]):
+            self._cache.remember(seen.model_copy(update={"etag": etag}))
+        return replace(session, etag=etag)
 
     def _refresh(self, timestamp: bytes, etag: str) -> _Session:
         """Verify the state of the store that begins with *timestamp*, and remember it."""

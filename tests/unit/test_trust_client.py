@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -73,6 +75,11 @@ class TestCheck:
         signed.store.corrupt(layout.TIMESTAMP_KEY, data)
         assert not machine.client.check()
         assert machine.store.operations == IDLE
+        received = machine.store.received
+        assert not machine.client.check()
+        machine.reboot()
+        assert not machine.client.check()
+        assert machine.store.received == received
 
     def test_news_of_a_channel(self, signed: SignedStore, machine: Machine) -> None:
         signed.change("stable", make_pointer("stable", WEB, 2))
@@ -322,3 +329,18 @@ _SHARED = SignedStore(channels=["stable"], images=[WEB])
 
 def _place(where: dict[str, Any] | list[Any]) -> st.SearchStrategy[Any]:
     return st.sampled_from(sorted(where) if isinstance(where, dict) else range(len(where)))
+
+
+def test_a_device_loads_no_more_than_it_needs() -> None:
+    """Each module costs memory, and time at every check, on a machine that may have little."""
+    heavy = "yaml click boto3 requests in_toto_attestation zstandard pipeline.trust.repository"
+    # Securesystemslib looks for these by itself; a device has none of them.
+    absent = "boto3 azure google hvac pkcs11 PyKCS11"
+    program = (
+        "import sys\n"
+        f"sys.modules.update(dict.fromkeys({absent.split()!r}))\n"
+        "import pipeline.trust.client\n"
+        f"print([name for name in {heavy.split()!r} if sys.modules.get(name)])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
