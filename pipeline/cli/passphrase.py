@@ -32,16 +32,12 @@ def choose_passphrase(wanted: bool | None) -> str | None:
             )
         return None
     words = "Passphrase for new keys" + ("" if wanted else " (empty: do not encrypt them)")
-    while True:
-        typed = str(
-            click.prompt(
-                words,
-                default=None if wanted else "",
-                show_default=False,
-                hide_input=True,
-                confirmation_prompt="The same again",
-                err=True,
-            )
-        )
-        if typed or not wanted:
-            return typed or None
+    typed = click.prompt(  # with a default of None it asks until something is typed
+        words,
+        default=None if wanted else "",
+        show_default=False,
+        hide_input=True,
+        confirmation_prompt="The same again",
+        err=True,
+    )
+    return str(typed) or None

@@ -121,6 +121,48 @@ def test_a_passphrase_that_is_wanted_and_not_given_stops_it(project: Path, recas
     assert not list((project / "artifacts").rglob("*.pem"))
 
 
+@pytest.mark.parametrize(
+    ("words", "typed", "encrypted"),
+    [((), "", False), ((), SECRET, True), (("--passphrase",), SECRET, True)],
+)
+def test_a_passphrase_is_typed_twice(
+    project: Path,
+    recast: Recast,
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
+    typed: str,
+    encrypted: bool,
+) -> None:
+    asked: list[str] = []
+
+    def hear(text: str) -> str:
+        asked.append(text)
+        return typed
+
+    monkeypatch.setattr("pipeline.cli.passphrase.is_terminal", lambda _stream: True)
+    monkeypatch.setattr("click.termui.hidden_prompt_func", hear)
+    recast("init", *words)
+    assert len(asked) == 2
+    assert ("empty" in asked[0]) is not bool(words)
+    keyring = Keyring(project / "artifacts" / "keys")
+    assert [keyring.encrypted(name) for name in NAMES] == [encrypted] * len(NAMES)
+
+
+def test_without_a_passphrase_nobody_is_asked(
+    project: Path, recast: Recast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RECAST_PASSPHRASE", SECRET)
+    monkeypatch.setattr("pipeline.cli.passphrase.is_terminal", lambda _stream: True)
+    recast("init", "--no-passphrase")
+    assert Keyring(project / "artifacts" / "keys").encrypted("online") is False
+
+
+def test_two_at_once_do_not_mix(project: Path, recast: Recast) -> None:
+    with Keyring(project / "artifacts" / "keys").being_made():
+        assert "at work on it" in recast("init", code=8)
+    recast("init")
+
+
 def test_as_json(project: Path, recast: Recast) -> None:
     data = json.loads(recast("init", "--json", "--offline-keys", "1", "--threshold", "1"))
     assert data["root"] == str(project / "artifacts" / "keys" / "root.json")

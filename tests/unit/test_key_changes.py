@@ -393,6 +393,9 @@ def test_a_fast_forward_is_undone_by_a_new_online_key(
     Thief(company).publish(HUGE + 1, {})
     with pytest.raises(TrustError):  # what the thief signs now counts for nothing
         machine.check()
+    company.boss.repository.refresh()
+    assert holds(machine) == release(2)
+    assert max(versions(machine)) < 100
 
 
 def test_a_lost_online_key_is_replaced(company: Company) -> None:
