@@ -109,7 +109,8 @@ class Changer:
         raise self._too_busy(stored.role)
 
     def _carry_out(self, state: State, draft: Draft, stored: Stored | None = None) -> Outcome:
-        state, published = self.publisher.carry_out(state, draft)
+        shared = stored is not None
+        state, published = self.publisher.carry_out(state, draft, shared=shared)
         if stored is not None:
             self.proposals.remove(stored.role, stored.id)
         return self._outcome(state, draft, published)
@@ -151,9 +152,10 @@ class Changer:
         if not draft.missing(state):
             return draft  # whoever gave the last signature was cut off
         before = set(draft.signed_by(state))
-        if not draft.sign(state, self.keyring):
+        used = draft.sign(state, self.keyring)
+        if not used:
             raise self._cannot_approve(state, draft, before)
-        self.proposals.add_signatures(stored, draft)
+        self.proposals.add_signatures(stored, draft, used)
         return self.proposals.collect(stored, state)[0]
 
     def _cannot_approve(self, state: State, draft: Draft, signed: set[str]) -> RefusedError:

@@ -108,12 +108,12 @@ class ProposalStore:
         with contextlib.suppress(ExistsError):
             self._store.create(layout.proposal_key(draft.role, identity), data)
         stored = Stored(identity, draft.role, file, draft)
-        self.add_signatures(stored, draft)
+        signed = [keyid for part in draft.parts.values() for keyid in part.signatures]
+        self.add_signatures(stored, draft, tuple(dict.fromkeys(signed)))
         return stored
 
-    def add_signatures(self, stored: Stored, draft: Draft) -> None:
-        """Store the signatures that *draft* has."""
-        keyids = dict.fromkeys(keyid for part in draft.parts.values() for keyid in part.signatures)
+    def add_signatures(self, stored: Stored, draft: Draft, keyids: tuple[str, ...]) -> None:
+        """Store the signatures that *draft* has of some keys."""
         for keyid in keyids:
             signatures = {
                 role: part.signatures[keyid].to_dict()

@@ -127,11 +127,16 @@ class Publisher:
         """
         if state.announced is None:
             return state
-        self._create(layout.ROOT, state.announced)
+        self._create(layout.ROOT, state.announced, shared=True)
         return replace(state, announced=None, stale_online=True)
 
-    def carry_out(self, state: State, draft: Draft) -> tuple[State, bool]:
+    def carry_out(self, state: State, draft: Draft, *, shared: bool = False) -> tuple[State, bool]:
         """Write what has all its signatures; return the state in the end, and: is it published?
+
+        Args:
+            state: the newest.
+            draft: what is to become of it.
+            shared: others may be carrying out the very same, signed by others of its keys.
 
         Raises:
             LostRaceError: somebody else has changed the same roles, or who may sign them.
@@ -139,9 +144,9 @@ class Publisher:
         for key, data in draft.pointers.items():
             self.store.put(key, data, sha256=digest.of_bytes(data))
         if layout.ROOT in draft.parts:
-            return self._carry_out_root(state, draft)
+            return self._carry_out_root(state, draft, shared)
         require_whole(state)
-        parts = self._create_parts(draft)
+        parts = self._create_parts(draft, shared)
         state = self.publish(state.with_parts(parts))
         self._require_included(state, parts)
         return state, not (parts.keys() & state.unpublished.keys())
@@ -155,14 +160,14 @@ class Publisher:
             for role in ONLINE_ROLES
         )
 
-    def _create_parts(self, draft: Draft) -> dict[str, Loaded[Targets]]:
+    def _create_parts(self, draft: Draft, shared: bool) -> dict[str, Loaded[Targets]]:
         """Write the roles' files; `targets` last, which makes the set count."""
         parts = {role: load_part(each) for role, each in draft.parts.items() if role != layout.ROOT}
         for role in sorted(parts, key=lambda role: role == layout.TARGETS):
-            parts[role] = self._create(role, parts[role])
+            parts[role] = self._create(role, parts[role], shared)
         return parts
 
-    def _create(self, role: str, loaded: Loaded[T]) -> Loaded[T]:
+    def _create(self, role: str, loaded: Loaded[T], shared: bool) -> Loaded[T]:
         """Write a new version, or take the same that somebody else has just written.
 
         Raises:
@@ -174,21 +179,21 @@ class Publisher:
         except ExistsError as error:
             # Two who finish one proposal write the same with signatures in another order, and a
             # request that was sent again finds what it wrote itself.
-            there = self._same(key, loaded)
+            there = self._same(key, loaded, shared)
             if there is None:
                 raise LostRaceError(key) from error
             return there
         return loaded
 
-    def _same(self, key: str, loaded: Loaded[T]) -> Loaded[T] | None:
+    def _same(self, key: str, loaded: Loaded[T], shared: bool) -> Loaded[T] | None:
+        """What is stored under *key*, if it is what *loaded* is; else None."""
         try:
             data = self.store.get(key, limit=layout.MAX_TARGETS)
             there = parse(data, type(loaded.signed), key, self.store.url)
         except (MissingError, TrustError):
             return None
-        enough = set(loaded.metadata.signatures) <= set(there.metadata.signatures)
-        same = loaded.says_the_same(there.metadata)
-        return there if same and (enough or there.metadata.signatures) else None
+        ours = set(loaded.metadata.signatures) <= set(there.metadata.signatures)
+        return there if loaded.says_the_same(there.metadata) and (ours or shared) else None
 
     def _require_included(self, state: State, parts: Mapping[str, Loaded[Targets]]) -> None:
         """Check that what came to be the newest holds our versions, or is built on them.
@@ -317,21 +322,21 @@ class Publisher:
 
     # --- the root -----------------------------------------------------------------------------
 
-    def _carry_out_root(self, state: State, draft: Draft) -> tuple[State, bool]:
+    def _carry_out_root(self, state: State, draft: Draft, shared: bool) -> tuple[State, bool]:
         old, new = state.root, load_part(draft.parts[layout.ROOT])
         follow(old, new.data, layout.metadata_key(layout.ROOT, new.version), self.store.url)
         route = self._route(state, draft, new.signed)
-        state = state.with_parts(self._create_parts(draft))
+        state = state.with_parts(self._create_parts(draft, shared))
         if route == "announce":
             try:
                 state = self._announce(state, new)
             except ChangedError as error:
                 raise LostRaceError(layout.TIMESTAMP_KEY) from error
         else:
-            self._create(layout.ROOT, new)
+            self._create(layout.ROOT, new, shared)
             state = replace(state, root=new, stale_online=True)
         state = self.publish(state)
-        if state.root.sha256 != new.sha256 and not self._came_after(state.root, new):
+        if state.root.sha256 != new.sha256 and not self._came_after(state.root, new, shared):
             raise LostRaceError(layout.metadata_key(layout.ROOT, new.version))
         return state, not (state.stale_online or state.unpublished)
 
@@ -361,9 +366,9 @@ class Publisher:
             return "plain"
         raise online_refusal(old, new)
 
-    def _came_after(self, root: Loaded[Root], new: Loaded[Root]) -> bool:
+    def _came_after(self, root: Loaded[Root], new: Loaded[Root], shared: bool) -> bool:
         key = layout.metadata_key(layout.ROOT, new.version)
-        return root.version >= new.version and self._same(key, new) is not None
+        return root.version >= new.version and self._same(key, new, shared) is not None
 
     def _announce(self, state: State, new: Loaded[Root]) -> State:
         """Have a root in force that old signatures would not satisfy, with no gap for anybody."""
