@@ -105,8 +105,9 @@ class PublishStage:
             work.note = f"in {self._desk.store.url}: {sent}"
             return "done" if published.changed or published.uploaded else "cached"
         work.progress(f"moving {self._first.name}")
-        work.note = f"{self._move(work, published.release)}: {sent}"
-        return "done"
+        answer, moved = self._move(work, published.release)
+        work.note = f"{answer}: {sent}"
+        return "done" if moved or published.changed or published.uploaded else "cached"
 
     def _holds(self, stored: Stored) -> bool:
         """Does the first channel hold this very release?"""
@@ -125,8 +126,8 @@ class PublishStage:
                 hint=f"`recast test {stored.release.image}@{stored.release.version}` tests it.",
             )
 
-    def _move(self, work: Work, release: PublishedRelease) -> str:
-        """Move the first channel to *release*; say in a few words what came of it."""
+    def _move(self, work: Work, release: PublishedRelease) -> tuple[str, bool]:
+        """Move the first channel to *release*; what came of it, and whether it was needed."""
         for attempt in range(_TRIES):
             work.stop.check()
             with self._lock:
@@ -138,14 +139,14 @@ class PublishStage:
                     propose=True,
                 )
                 if answer := self._no_need(planned):
-                    return answer
+                    return answer, False
                 try:
                     done = carry_out(self._desk, planned)
                 except ConflictError:
                     if attempt + 1 == _TRIES:
                         raise
                     continue
-                return self._outcome(work, done)
+                return self._outcome(work, done), True
         raise AssertionError("the last attempt raises or returns")
 
     def _no_need(self, planned: Promotion) -> str:

@@ -38,8 +38,13 @@ class Attested:
     passed: frozenset[str]
 
 
-def missing_keys(desk: Desk, keyring: Keyring) -> str:
-    """What keeps the holder of *keyring* from publishing into the first channel; empty if nothing.
+def missing_keys(desk: Desk, keyring: Keyring, *, enter: bool = True) -> str:
+    """What keeps the holder of *keyring* from publishing; empty if nothing does.
+
+    Args:
+        desk: where the store is, and who may sign.
+        keyring: the keys at hand.
+        enter: is the first channel to be moved as well?
 
     Raises:
         TrustError, NetworkError, HostError: the store cannot be believed or reached.
@@ -52,7 +57,7 @@ def missing_keys(desk: Desk, keyring: Keyring) -> str:
         if len(ours) < threshold:
             names = " or ".join(layout.key_name(key) for key in keys if key not in ours)
             return f"the {role}'s key {names} is not here"
-    return missing_for(desk.view(desk.channels.first.name), propose=True)
+    return missing_for(desk.view(desk.channels.first.name), propose=True) if enter else ""
 
 
 def attest(desk: Desk, keyring: Keyring, stored: Stored, build: Callable[[], Build]) -> Attested:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from pipeline.cli.context import Context, require_host
-from pipeline.errors import Interrupted, RecastError
+from pipeline.errors import Interrupted, RecastError, UsageError
 
 if TYPE_CHECKING:
-    from pipeline.engine.plan import Plan
+    from pipeline.engine.plan import Plan, PlannedImage
     from pipeline.engine.run import WorkFactory
     from pipeline.engine.stage import Stage
+    from pipeline.models.release import Release
     from pipeline.models.run import RunRecord
 
 
@@ -78,6 +79,44 @@ def carry_out(
     )
     if record.outcome != "passed":
         raise unfinished(record)
+
+
+def plan_releases(context: Context, releases: Iterable[Release]) -> tuple[PlannedImage, ...]:
+    """What a plan says of releases that are there already, parents first.
+
+    Raises:
+        UsageError: two are of one image, or one is of an image that is not defined any more.
+    """
+    from pipeline.engine.look import tests_digest
+    from pipeline.engine.plan import PlannedImage
+    from pipeline.engine.records import Components
+
+    planned: dict[str, PlannedImage] = {}
+    for release in releases:
+        image = release.image
+        if image in planned:
+            raise UsageError(
+                f"there cannot be two releases of {image} in one run",
+                hint="Take one, then the other.",
+            )
+        if image not in context.catalog:
+            raise UsageError(
+                f"{image} is not defined in images/ any more",
+                hint=f"Go to a commit that has it, such as {release.commit[:12]}.",
+            )
+        planned[image] = PlannedImage(
+            image=image,
+            action="unchanged",
+            reasons=("asked for",),
+            build_key=release.build_key,
+            parent=context.catalog[image].from_,
+            release=release.version,
+            tests_digest=tests_digest(context.catalog, image),
+            test=True,
+            components=Components(definition={}),
+            tree=release.build_key,
+        )
+    return tuple(planned[name] for name in context.catalog.order() if name in planned)
 
 
 def unfinished(record: RunRecord) -> Unfinished:

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.errors import HostError, RecastError, UsageError
+from pipeline.errors import HostError, NetworkError, RecastError, TrustError, UsageError
 
 if TYPE_CHECKING:
     from pipeline.channels.desk import Desk
@@ -285,7 +285,18 @@ class Context:
             parent_tree=trees / parent if parent else None,
             release_dir=stored.folder if stored else None,
             release=stored.release if stored else None,
+            taken=lambda version: self._taken(planned.image, version),
         )
+
+    def _taken(self, image: str, version: str) -> tuple[str, str, str] | None:
+        """What is published under a version; see :class:`pipeline.engine.stage.Work`."""
+        if self.find_root() is None:
+            return None
+        try:
+            found = self.published.find(image, version)
+        except (NetworkError, HostError, TrustError):
+            return None  # publishing will tell; building needs no store
+        return (found.root_hash, found.boot_digest, found.build_key) if found else None
 
     def providers(self, only: Sequence[str] = ()) -> dict[str, Booter]:
         """What boots a disk image, by name.
@@ -332,6 +343,21 @@ class Context:
         from stages.test import TestStage
 
         return TestStage(self.providers(providers))
+
+    def publish_stage(self, *, enter: bool = True, jobs: int | None = None) -> Stage:
+        """What signs, uploads, and moves the first channel.
+
+        Args:
+            enter: move the first channel as well.
+            jobs: uploads at once.
+
+        Raises:
+            UsageError, TrustError: as :attr:`trust`.
+        """
+        from pipeline.channels.publish import JOBS
+        from stages.publish import PublishStage
+
+        return PublishStage(self.desk, self.keyring, enter=enter, jobs=jobs or JOBS)
 
 
 def require_host(*, build: bool, test: bool) -> None:

@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING
 import click
 
 from pipeline.cli.context import Context
-from pipeline.errors import UsageError
 
 if TYPE_CHECKING:
     from pipeline.command import Stop
     from pipeline.engine.plan import Plan, PlannedImage
     from pipeline.engine.stage import Work
-    from pipeline.models.release import Release
 
 
 @click.command()
@@ -38,24 +36,16 @@ def test(
       recast test edge-web
       recast test edge-web@20260301.120000.g1a2b3c4d5e6f --provider qemu
     """
-    from pipeline.cli.carry_out import carry_out
+    from pipeline.cli.carry_out import carry_out, plan_releases
     from pipeline.engine.plan import Plan
 
     context = Context.find()
     stage = context.test_stage(providers)
-    planned: dict[str, PlannedImage] = {}
-    for words in dict.fromkeys(releases):
-        release = context.releases.resolve(words, context.catalog.order()).release
-        if release.image in planned:
-            raise UsageError(
-                f"two releases of {release.image} cannot be tested in one run",
-                hint="Test one, then the other.",
-            )
-        planned[release.image] = _planned(context, release)
-    plan = Plan(
-        tuple(planned[name] for name in context.catalog.order() if name in planned),
-        context.source,
-    )
+    found = [
+        context.releases.resolve(words, context.catalog.order())
+        for words in dict.fromkeys(releases)
+    ]
+    plan = Plan(plan_releases(context, [each.release for each in found]), context.source)
 
     def make_work(image: PlannedImage, plan: Plan, scratch: Path, stop: Stop) -> Work:
         work = context.make_work(image, plan, scratch, stop)
@@ -66,26 +56,5 @@ def test(
 
     carry_out(
         context, plan, (stage,), command="test", as_json=as_json, jobs=jobs,
-        force=tuple(planned), make_work=make_work,
+        force=tuple(each.image for each in plan.images), make_work=make_work,
     )  # fmt: skip
-
-
-def _planned(context: Context, release: Release) -> PlannedImage:
-    """What a plan says of an image of which only the tests are wanted."""
-    from pipeline.engine.look import tests_digest
-    from pipeline.engine.plan import PlannedImage
-    from pipeline.engine.records import Components
-
-    own = context.catalog[release.image]
-    return PlannedImage(
-        image=release.image,
-        action="unchanged",
-        reasons=("asked for",),
-        build_key=release.build_key,
-        parent=own.from_,
-        release=release.version,
-        tests_digest=tests_digest(context.catalog, release.image),
-        test=True,
-        components=Components(definition={}),
-        tree=release.build_key,
-    )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import random
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -99,3 +101,70 @@ def store_release(
         (folder / part.file).write_text(role)
         os.utime(folder / part.file, (stamp, stamp))
     return folder
+
+
+def store_whole(
+    artifacts: Path,
+    image: str = "edge-web",
+    *,
+    commit: str = "0123456789abcdef0123456789abcdef01234567",
+    moment: datetime = MOMENT,
+    dirty: str = "",
+    providers: tuple[str, ...] = ("qemu",),
+    size: int = 3 << 20,
+) -> releases.Stored:
+    """Store a release whose files are what its manifest says, and whose disk holds its parts.
+
+    Args:
+        artifacts: where to.
+        image, commit, moment, dirty: as for :func:`make_release`.
+        providers: where its tests passed.
+        size: bytes of the root; the other parts are smaller.
+    """
+    release = make_release(image, commit=commit, moment=moment, dirty=dirty)
+    chance = random.Random(f"{image} {commit}")
+    text = b"".join(b"%d bottles of beer on the wall\n" % n for n in range(size // 32 + 1))
+    contents = {
+        # The second half is what compression helps with; an EROFS begins with zeros.
+        "root": bytes(1024) + chance.randbytes(size // 2) + text[: size - 1024 - size // 2],
+        "verity": b"verity\0\0" + release.root_hash.encode() * 400,
+        "uki": b"MZ" + chance.randbytes(size // 4),
+        "sbom": json.dumps({"bomFormat": "CycloneDX", "metadata": release.name}).encode(),
+    }
+    names = {role: part.file for role, part in release.parts.items()}
+    names["sbom"] = f"{release.name}.cdx.json"
+    folder = artifacts / "images" / image / release.version
+    folder.mkdir(parents=True)
+    for role, content in contents.items():
+        (folder / names[role]).write_bytes(content)
+    _write_disk(folder / names["disk"], contents)
+    parts = {
+        role: Part(
+            file=name,
+            digest=digest.of_file(folder / name),
+            size=(folder / name).stat().st_size,
+        )
+        for role, name in names.items()
+    }
+    release = release.model_copy(update={"parts": parts})
+    releases.save(folder, release)
+    for provider in providers:
+        path = releases.verdict_path(folder, release.name, provider)
+        write_atomically(path, make_verdict(release, provider).model_dump_json())
+    os.utime(folder / names["root"], (moment.timestamp(), moment.timestamp()))
+    found = releases.Releases(artifacts).find(image, release.version)
+    assert found is not None
+    return found
+
+
+def _write_disk(path: Path, contents: dict[str, bytes]) -> None:
+    """Sparse, as a real one is: tables at both ends, a small ESP with the UKI, root and verity."""
+    at = {"uki": 3 << 20, "root": 16 << 20, "verity": 32 << 20}
+    with path.open("wb") as file:
+        file.truncate(64 << 20)
+        for start, data in ((0, b"GPT" * 4000), (1 << 20, b"FAT" * 20000), (-16384, b"GPT" * 4000)):
+            file.seek(start, os.SEEK_END if start < 0 else os.SEEK_SET)
+            file.write(data)
+        for role, start in at.items():
+            file.seek(start)
+            file.write(contents[role])
