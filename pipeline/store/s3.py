@@ -44,8 +44,6 @@ _NEEDED = {
     "create_multipart_upload": ("UploadId",),
     "get_object": ("ETag", "ContentLength"),
     "head_object": ("ETag", "ContentLength", "LastModified"),
-    "put_object": ("ETag",),
-    "upload_part": ("ETag",),
 }
 
 
@@ -258,13 +256,13 @@ class S3Store:
         exists = ExistsError(
             f"there is a {key} in {self.url} already", hint="Somebody else was first: look again."
         )
+        condition = {"IfNoneMatch": "*"}
         if not self.exclusive:
+            condition = {}
             if self.find(key) is not None:
                 raise exists
-            self._conditional.write(key, data, headers(key))
-            return
         try:
-            self._conditional.write(key, data, headers(key), IfNoneMatch="*")
+            self._conditional.write(key, data, headers(key), **condition)
         except Said as said:
             if said.status in (409, 412):
                 raise exists from None
@@ -276,12 +274,12 @@ class S3Store:
         changed = ChangedError(
             f"{key} in {self.url} was changed by somebody else meanwhile", hint="Look again."
         )
+        condition = {"IfMatch": etag} if etag else {"IfNoneMatch": "*"}
         if not self.exclusive:
+            condition = {}
             found = self.find(key)
             if (found.etag if found else "") != etag:
                 raise changed
-            return self._conditional.write(key, data, headers(key))
-        condition = {"IfMatch": etag} if etag else {"IfNoneMatch": "*"}
         try:
             return self._conditional.write(key, data, headers(key), **condition)
         except Said as said:

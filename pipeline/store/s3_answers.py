@@ -23,6 +23,9 @@ DAMAGED = frozenset(
 )
 """The server received other bytes than those that were sent; nothing was stored."""
 
+OVERTAKEN = "Overtaken"
+"""Our code for an answer to a write that names no etag: Swift's, where a younger write won."""
+
 _WRONG_CREDENTIALS = frozenset(
     {
         "AuthorizationHeaderMalformed",

@@ -16,12 +16,12 @@ from typing import Any, Protocol
 
 from pipeline.command import Stop
 from pipeline.errors import DigestError, HostError
-from pipeline.store.s3_answers import DAMAGED, Place, Said
+from pipeline.store.s3_answers import DAMAGED, OVERTAKEN, Place, Said, no_s3
 
 READ = 1 << 20
 """Bytes that are read of a file at once."""
 
-_SENDS = 3  # times that a body is sent which arrives damaged
+_SENDS = 5  # times that a body is sent which arrives damaged, or is overtaken by another
 
 
 class Calls(Protocol):
@@ -174,16 +174,19 @@ def send(
 
     Raises:
         DigestError: it arrives damaged, each time.
-        Said, RecastError: as :meth:`Calls.call`.
+        Said: as :meth:`Calls.call`; with `OVERTAKEN` in *may*, also where a younger write won.
+        RecastError: as :meth:`Calls.call`.
     """
     checksum = base64_of(sha256)
-    for left in reversed(range(_SENDS)):
+    for attempt in range(1, _SENDS + 1):
+        pause(attempt - 1)
         body.seek(0)
+        last = attempt == _SENDS
         try:
             answer = calls.call(
                 action,
                 key,
-                may=(*may, *(DAMAGED if left else ())),
+                may=may if last else (*may, *DAMAGED),
                 Body=body if len(body) else b"",
                 ChecksumAlgorithm="SHA256",
                 ChecksumSHA256=checksum,
@@ -193,13 +196,16 @@ def send(
             if said.code not in DAMAGED:
                 raise
             continue
-        if answer.get("ChecksumSHA256", checksum) == checksum:
+        if answer.get("ChecksumSHA256", checksum) != checksum:
+            raise DigestError(
+                f"{calls.place.server} has stored other bytes as {key} than those that were sent",
+                hint="Delete it there, and look at the server: it says so itself.",
+            )
+        if "ETag" in answer:
             return answer
-        break
-    raise DigestError(
-        f"{calls.place.server} has stored other bytes as {key} than those that were sent",
-        hint="Delete it there, and look at the server: it says so itself.",
-    )
+        if OVERTAKEN in may:
+            raise Said(200, OVERTAKEN, retried=False)
+    raise no_s3(calls.place)
 
 
 def headers(key: str) -> dict[str, str]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.errors import NetworkError
-from pipeline.store.s3_answers import Said, refused
+from pipeline.store.s3_answers import OVERTAKEN, Said, refused
 from pipeline.store.s3_calls import Calls, Source, Window, pause, send
 
 PROBES = "probe/"
@@ -89,10 +89,13 @@ class Conditional:
             except Said as said:
                 refusal = said
             # The answer to an earlier attempt may have been lost, and that write been carried out.
-            if refusal.status in _REFUSED and (refusal.retried or attempt):
+            overtaken = refusal.code == OVERTAKEN
+            if overtaken or (refusal.status in _REFUSED and (refusal.retried or attempt)):
                 found = self._head(key)
                 if found.get("Metadata", {}).get(_WRITER) == writer:
                     return str(found["ETag"])
+                if overtaken:
+                    raise Said(412, OVERTAKEN, retried=False)
             # 409: another write to it is under way; who was first shows once that has ended.
             if refusal.status != 409:
                 break
@@ -107,7 +110,7 @@ class Conditional:
         writer: str,
         condition: Mapping[str, str],
     ) -> dict[str, Any]:
-        may = (404, *_REFUSED, *_UNKNOWN) if condition else ()
+        may = (OVERTAKEN, *((404, *_REFUSED, *_UNKNOWN) if condition else ()))
         with Source(data) as source, self._slots:
             body = Window(source, 0, len(data))
             return send(

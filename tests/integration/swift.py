@@ -179,7 +179,7 @@ def _start_all(folder: Path, stack: contextlib.ExitStack) -> str:
         device = f"r1z1-127.0.0.1:{ports[kind]}/d1"
         # 16 partitions, one replica.
         for step in (("create", "4", "1", "0"), ("add", device, "1"), ("rebalance",)):
-            command.run(["swift-ring-builder", builder, *step])
+            command.run(["swift-ring-builder", builder, *step], env=_environment(folder))
         config = folder / f"{kind}.conf"
         config.write_text(_SERVER.format(kind=kind, port=ports[kind], **words))
         _launch(folder, stack, [f"swift-{kind}-server", str(config)])
@@ -201,9 +201,17 @@ def _free_ports(count: int) -> list[int]:
         return [one.getsockname()[1] for one in sockets]
 
 
+def _environment(folder: Path) -> dict[str, str]:
+    """Nothing of ours: these programs are Python too, and have libraries of their own."""
+    path = os.environ.get("PATH", os.defpath) + command.SYSTEM_PATH
+    return {"PATH": path, "HOME": str(folder), "LANG": "C.UTF-8"}
+
+
 def _launch(folder: Path, stack: contextlib.ExitStack, argv: Sequence[str]) -> None:
     log = stack.enter_context((folder / f"{argv[0]}.log").open("wb"))
-    process = command.start(argv, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
+    process = command.start(
+        argv, cwd=folder, env=_environment(folder), stdout=log, stderr=subprocess.STDOUT
+    )
     stack.callback(command.end, process)
 
 

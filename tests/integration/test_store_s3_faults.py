@@ -516,6 +516,7 @@ def test_a_web_server_that_is_no_s3_server(store: S3Store, proxy: Proxy) -> None
         lambda: store.get(KEY, limit=100),
         lambda: store.find(KEY),
         lambda: list(store.list()),
+        lambda: store.create(KEY, b"x"),
     ):
         with pytest.raises(NetworkError, match="is no S3 server"):
             ask()

@@ -76,6 +76,24 @@ class TestS3StoreOnSwift(StoreContract):
             store.replace(key, b"much later", etag=etag)
 
 
+def test_a_write_that_is_overtaken_is_repeated(store: S3Store, proxy: Proxy) -> None:
+    """Of writes within one instant Swift keeps the younger, and answers the other in few words."""
+    data = noise(1000)
+    proxy.fault(Fault.REFUSED, method="PUT", times=2, status=200, body=b"")
+    put(store, KEY, data)
+    assert store.get(KEY, limit=LIMIT) == data
+    etag = store.replace("metadata/timestamp.json", b"1", etag="")
+    proxy.fault(Fault.REFUSED, method="PUT", status=200, body=b"")
+    with pytest.raises(ChangedError):
+        store.replace("metadata/timestamp.json", b"2", etag=etag)
+    proxy.fault(Fault.REFUSED, method="PUT", status=200, body=b"")
+    with pytest.raises(ExistsError):
+        store.create("metadata/1.root.json", b"2")
+    for _turn in range(10):
+        outcomes = race(4, lambda _: put(store, "objects/many", data))
+        assert outcomes == [None] * 4
+
+
 @pytest.fixture
 def proxy(swift_url: str) -> Iterator[Proxy]:
     with Proxy(swift_url).running() as running:
@@ -99,7 +117,7 @@ def test_damage_on_the_way_is_noticed_by_the_server(
     put(store, KEY, data)
     assert b"".join(store.stream(KEY)) == data
     proxy.fault(Fault.DAMAGED, method="PUT", times=inf)
-    with pytest.raises(DigestError, match="objects/other .*arrived damaged"):
+    with pytest.raises(DigestError, match=r"objects/other .*arrived damaged"):
         put(store, "objects/other", data)
     assert [info.key for info in store.list()] == [KEY]
 
