@@ -25,8 +25,10 @@ SYSTEM_PACKAGES := \
 	apt coreutils cryptsetup-bin debian-archive-keyring debootstrap dosfstools erofs-utils fdisk git gpg gpg-agent mmdebstrap \
 	mtools openssh-client ovmf python3-venv qemu-system-x86 qemu-utils sudo tar util-linux xz-utils zstd
 
-# The disks of small trees are made with the host's own tools, and read with those of others.
-TEST_PACKAGES := cryptsetup-bin erofs-utils jq libc-bin
+# The disks of small trees are made with the host's own tools, and read with those of others; stores
+# and keys are tried with servers and tokens that a user could have.
+TEST_PACKAGES := \
+	cryptsetup-bin erofs-utils jq libc-bin memcached nginx-light opensc softhsm2 swift-account swift-container swift-object swift-proxy
 
 .PHONY: help
 help: ## show this list
