@@ -380,9 +380,8 @@ def _way_out(promotion: Promotion) -> str:
         "clean": "Commit the changes, and run it again: what is committed can go everywhere.",
         "tests": f"`recast test {named}` tests it, and `recast publish {named}` adds the result.",
         "soak": f"`recast promote {named} --to {promotion.around.before}` puts it there.",
-        "approvals": ""
-        if promotion.propose
-        else "`--propose` leaves it in the store for the others to sign.",
+        "approvals": "With one of several keys, `--propose` leaves it in the store for the others "
+        "to sign; `recast keys list` shows who has them.",
     }
     for gate in verdict.refusals:
         name = "tests" if gate.name.startswith("tests on ") else gate.name

@@ -65,7 +65,7 @@ def entry_data(channel: str, entry: HistoryEntry) -> dict[str, object]:
     """A version of a channel as JSON-able data."""
     return {
         "channel": channel,
-        "version": entry.version,
+        "metadata_version": entry.version,
         **entry.event.model_dump(mode="json"),
         "signers": list(entry.signers),
         "frozen": entry.frozen,

@@ -65,7 +65,7 @@ def show(release: str, packages: bool, files: bool, as_json: bool) -> None:
         shown = _Shown(stored.release, stored)
         published = find_standing(context, image, stored.release.version)
     except UsageError:
-        published = _find_published(context, release, known)
+        published = _find_published(context, release, known, here=bool(store.of(image)))
         if published is None and not version and catalog is not None and image in catalog:
             _show_definition(catalog, image, as_json)
             return
@@ -102,10 +102,19 @@ class _Shown:
     stored: Stored | None
 
 
-def _find_published(context: Context, words: str, known: Sequence[str]) -> Standing | None:
+def _find_published(
+    context: Context, words: str, known: Sequence[str], *, here: bool
+) -> Standing | None:
     """What the signed store knows of a release that is not here; None if it has not got it.
 
+    Args:
+        context: the project.
+        words: what was typed.
+        known: names of the defined images.
+        here: are there other releases of that image here?
+
     Raises:
+        UsageError: only the store has releases of that image, and none is called so.
         RecastError: there is a store, and it cannot be read.
     """
     if context.find_root() is None:
@@ -113,6 +122,8 @@ def _find_published(context: Context, words: str, known: Sequence[str]) -> Stand
     try:
         found = context.published.resolve(words, known)
     except UsageError:
+        if not here and split(words)[0] in context.published.images():
+            raise
         return None  # what is here says better what is near
     return stand(context, found)
 
