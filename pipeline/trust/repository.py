@@ -16,7 +16,7 @@ from pipeline.trust.describe import count
 from pipeline.trust.draft import Draft, Drafter, Signers
 from pipeline.trust.history import history
 from pipeline.trust.loading import Anchor, load
-from pipeline.trust.proposals import ProposalStore
+from pipeline.trust.proposals import ProposalStore, Stored
 from pipeline.trust.publish import Publisher
 from pipeline.trust.review import Reviewer, unreadable
 from pipeline.trust.state import State, delegated
@@ -263,11 +263,8 @@ class Repository:
         """The changes that wait for signatures, and those that became stale; oldest first."""
         stored = list(self._proposals.all())
         state = self.load()
-        shown = [
-            self._reviewer.show(state, each, *self._proposals.collect(each, state))
-            for each in stored
-            if not self._reviewer.carried_out(state, each)
-        ]
+        waiting = [each for each in stored if not self._reviewer.carried_out(state, each)]
+        shown = [self._show(state, each) for each in waiting]
         return sorted(shown, key=lambda proposal: (proposal.proposed, proposal.id))
 
     def approve(self, proposal: str) -> Outcome:
@@ -296,9 +293,7 @@ class Repository:
         """
         role, identity = self._proposals.locate(proposal)
         try:
-            stored = self._proposals.get(identity)
-            state = self.load()
-            found = self._reviewer.show(state, stored, *self._proposals.collect(stored, state))
+            found = self._show(self.load(), self._proposals.get(identity))
         except TrustError as error:
             found = unreadable(role, identity, error.message, self.now())
         self._proposals.remove(role, identity)
@@ -357,6 +352,12 @@ class Repository:
             layout.SNAPSHOT: state.snapshot.version,
         }
         self._client.note(state.root.signed, versions)
+
+    def _show(self, state: State, stored: Stored) -> Proposal:
+        why = self._reviewer.unknown(state, stored)
+        if why:
+            return unreadable(stored.role, stored.id, why, stored.file.proposed)
+        return self._reviewer.show(state, stored, *self._proposals.collect(stored, state))
 
     def _change(self, role: str, make: Callable[[State], Draft], propose: bool) -> Outcome:
         self._require_exclusive()

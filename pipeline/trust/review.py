@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -77,6 +78,9 @@ class Reviewer:
     def stale(self, state: State, stored: Stored) -> str:
         """Why a proposal cannot be carried out any more; empty if it can."""
         draft = stored.draft
+        why = self.unknown(state, stored)
+        if why:
+            return why
         for role, version in stored.file.base.items():
             tip = _tip(state, role)
             if tip is not None and tip.version != version:
@@ -89,6 +93,15 @@ class Reviewer:
             if part.signed.version != next_version(state, role):
                 return f"the number {part.signed.version} of {role} is taken"
         return self._leaves_unsigned(state, draft)
+
+    def unknown(self, state: State, stored: Stored) -> str:
+        """Is it about roles that nobody could sign? Says which; else empty."""
+        known = {layout.ROOT, layout.TARGETS, *channels_of(state.targets.signed)}
+        targets = stored.draft.parts.get(layout.TARGETS)
+        if targets is not None and isinstance(targets.signed, Targets):
+            known |= set(channels_of(targets.signed))
+        strange = sorted(stored.draft.parts.keys() - known)
+        return f"there is no channel {listed(strange)}" if strange else ""
 
     def who(self, state: State, role: str) -> str:
         """``alice promoted web 2026… on 2026-03-01T12:00:00Z (version 7)``."""
@@ -121,6 +134,19 @@ class Reviewer:
                 hint=f"Do not sign it. `recast proposals withdraw {stored.id}` removes it; find "
                 "out who wrote it.",
             )
+        if stored.role not in (layout.ROOT, layout.TARGETS):
+            self._require_pointers(state, stored.role, stored.draft.main.signed)
+
+    def _require_pointers(self, state: State, channel: str, signed: Targets) -> None:
+        """Demand that what it names is there for machines to read."""
+        for image, target in _changed(state, channel, signed):
+            key = layout.pointer_key(channel, image, target.hashes.get("sha256", ""))
+            if self.store.find(key) is None:
+                raise TrustError(
+                    f"{key}, which it names, is missing in {self.store.url}",
+                    hint="Propose it anew: that stores it again.",
+                )
+            self.read_pointer(channel, image, target)
 
     def _objections(self, state: State, stored: Stored) -> Iterator[str]:
         parts = stored.draft.parts
@@ -220,12 +246,9 @@ class Reviewer:
         before = head.signed.targets if head else {}
         old: dict[str, Pointer | None] = {}
         new: dict[str, Pointer] = {}
-        for path, target in sorted(signed.targets.items()):
-            _, image = layout.parse_pointer_path(path)
-            if path in before and before[path].hashes == target.hashes:
-                continue
+        for image, target in _changed(state, channel, signed):
             new[image] = self.read_pointer(channel, image, target)
-            known = before.get(path)
+            known = before.get(layout.pointer_path(channel, image))
             old[image] = self.read_pointer(channel, image, known) if known else None
         return old, new
 
@@ -247,6 +270,17 @@ class Reviewer:
         head = state.find(role)
         for path in sorted((head.signed.targets.keys() if head else set()) - targets.keys()):
             yield f"{path} goes: machines with that image in {role} get no updates any more."
+
+
+def _changed(state: State, channel: str, signed: Targets) -> Iterator[tuple[str, TargetFile]]:
+    """The images whose pointer is another than now, and what is said of the new one."""
+    head = state.find(channel)
+    before = head.signed.targets if head else {}
+    for path, target in sorted(signed.targets.items()):
+        if path in before and before[path].hashes == target.hashes:
+            continue
+        with contextlib.suppress(ValueError):  # no pointer's path; it is objected to elsewhere
+            yield layout.parse_pointer_path(path)[1], target
 
 
 def unreadable(role: str, identity: str, why: str, now: datetime) -> Proposal:
