@@ -89,6 +89,7 @@ def look_at(desk: Desk, release: PublishedRelease, kind: str = "") -> Iterator[E
     """Verify each attestation of *release*, or those of one kind.
 
     Raises:
+        TrustError: the store cannot be believed: its metadata has run out, for one.
         NetworkError, HostError: the store cannot be read.
     """
     from pipeline.trust.attestations import label, verify_evidence
@@ -97,8 +98,8 @@ def look_at(desk: Desk, release: PublishedRelease, kind: str = "") -> Iterator[E
     for each in release.evidence:
         if kind and each.kind != kind:
             continue
+        keys, threshold = desk.client.attesters(SIGNED_BY[each.kind])
         try:
-            keys, threshold = desk.client.attesters(SIGNED_BY[each.kind])
             envelope = desk.published.envelope(each)
             found = verify_evidence(release, each, envelope, keys, threshold)
         except MissingError as error:

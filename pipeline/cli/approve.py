@@ -19,11 +19,11 @@ def approve(proposal: str, as_json: bool) -> None:
     """Add your signature to a proposed change.
 
     Shows what the change would do, and signs it with those of your keys that may. The last
-    signature that is needed carries it out. PROPOSAL may be the beginning of an id.
+    signature that is needed carries it out. PROPOSAL is an id from `recast proposals`, or the
+    beginning of one.
 
     \b
     Example:
-      recast proposals
       recast approve 3f2a
     """
     desk = Context.find().desk

@@ -55,77 +55,18 @@ OFFLINE = ("root", "targets")
 ATTESTERS = ("builder", "tester")
 
 
-class World:
-    """A store, and everybody's keys.
+class Publisher:
+    """Puts releases into a store, with evidence that the builder's and tester's keys sign.
 
     Args:
-        folder: a temporary folder, for keys and the clients' memories.
-        store: where to; one in memory if not given.
-        channels: what ``images/channels.yaml`` says.
-        holders: names of the keys that may sign a channel; ``alice`` where not given.
-
-    Attributes:
-        store: the store.
-        channels: the channels.
-        keyring: all keys: root, targets, online, builder, tester and everybody's.
-        root: the root of trust that clients start from.
-        present: the time of this world; see :meth:`wait`.
-        desk: of somebody who has all keys.
+        store: where to.
+        keyring: has the keys ``builder`` and ``tester``.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        store: Store | None = None,
-        channels: Channels = CHANNELS,
-        holders: Mapping[str, Sequence[str]] | None = None,
-    ) -> None:
-        self.folder = folder
-        # TUF's client knows no time but the real one, so this world begins at it.
-        self.present = clock.now()
-        self.store: Store = store or MemoryStore()
-        self.channels = channels
-        self.keyring = Keyring(folder / "keys")
-        self._people = 0
+    def __init__(self, store: Store, keyring: Keyring) -> None:
+        self.store = store
+        self.keyring = keyring
         self._releases = 0
-        names = {name: tuple((holders or {}).get(name, ("alice",))) for name in channels.names}
-        everybody = dict.fromkeys(name for each in names.values() for name in each)
-        keys = {
-            name: self.keyring.generate(name, None)
-            for name in (*OFFLINE, "online", *ATTESTERS, *everybody)
-        }
-        roles = {name: RoleKeys((keys[name],)) for name in (*OFFLINE, "online", *ATTESTERS)}
-        roles |= {role: RoleKeys(tuple(keys[n] for n in of)) for role, of in names.items()}
-        self.root = Repository.create(
-            self.store, self.keyring, channels, roles, now=lambda: self.present
-        )
-        self.desk = self._desk(self.keyring)
-
-    @property
-    def repository(self) -> Repository:
-        """The signed metadata, with all keys at hand."""
-        return self.desk.repository
-
-    def wait(self, time: timedelta) -> datetime:
-        """Let time pass; return the new present."""
-        self.present += time
-        return self.present
-
-    def engineer(self, *names: str) -> Desk:
-        """The desk of somebody on another machine, who has just these keys.
-
-        ``online`` must be among them for what they sign to be published at once.
-        """
-        keyring = Keyring(self.folder / f"keys-{self._people}")
-        for name in names:
-            keyring.add(name, f"file:{self.keyring.file(name)}")
-        return self._desk(keyring)
-
-    def client(self) -> TrustClient:
-        """A machine that has never seen the store."""
-        self._people += 1
-        return TrustClient(self.store, self.folder / f"trust-{self._people}", self.root)
 
     def publish(
         self,
@@ -206,6 +147,104 @@ class World:
         self.store.create(key, published.model_dump_json().encode())
         return published
 
+    def _attest(
+        self, subject: Subject, tests: Mapping[str, bool], attested: bool
+    ) -> tuple[Evidence, ...]:
+        builder, tester = (self.keyring.signer(self.keyring.public(name)) for name in ATTESTERS)
+        assert builder is not None
+        assert tester is not None
+        evidence = []
+        if attested:
+            sources = Material("source", {"gitCommit": subject.release.commit})
+            made = provenance(subject, Build(materials=(sources,)), [builder])
+            evidence.append(Evidence(kind="provenance", stored=self._store(made)))
+            sbom = sbom_reference(subject, [builder])
+            evidence.append(Evidence(kind="sbom", stored=self._store(sbom)))
+        for provider, passed in tests.items():
+            failures = () if passed else (Failure(test="test_it.py::test_it", message="no"),)
+            verdict = make_verdict(subject.release, provider, *failures)
+            signed = test_result(subject, verdict, [tester])
+            evidence.append(Evidence(kind="test", provider=provider, stored=self._store(signed)))
+        return tuple(evidence)
+
+    def _store(self, data: bytes) -> StoredObject:
+        sha256 = digest.of_bytes(data)
+        self.store.put(object_key(sha256), data, sha256=sha256)
+        return StoredObject(digest=sha256, size=len(data))
+
+
+class World(Publisher):
+    """A store, and everybody's keys.
+
+    Args:
+        folder: a temporary folder, for keys and the clients' memories.
+        store: where to; one in memory if not given.
+        channels: what ``images/channels.yaml`` says.
+        holders: names of the keys that may sign a channel; ``alice`` where not given.
+        ago: how long before the real present this world begins.
+
+    Attributes:
+        store: the store.
+        channels: the channels.
+        keyring: all keys: root, targets, online, builder, tester and everybody's.
+        root: the root of trust that clients start from.
+        present: the time of this world; see :meth:`wait`.
+        desk: of somebody who has all keys.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        store: Store | None = None,
+        channels: Channels = CHANNELS,
+        holders: Mapping[str, Sequence[str]] | None = None,
+        ago: timedelta = timedelta(0),
+    ) -> None:
+        self.folder = folder
+        # TUF's client knows no time but the real one, so a world begins near to it.
+        self.present = clock.now() - ago
+        super().__init__(store or MemoryStore(), Keyring(folder / "keys"))
+        self.channels = channels
+        self._people = 0
+        names = {name: tuple((holders or {}).get(name, ("alice",))) for name in channels.names}
+        everybody = dict.fromkeys(name for each in names.values() for name in each)
+        keys = {
+            name: self.keyring.generate(name, None)
+            for name in (*OFFLINE, "online", *ATTESTERS, *everybody)
+        }
+        roles = {name: RoleKeys((keys[name],)) for name in (*OFFLINE, "online", *ATTESTERS)}
+        roles |= {role: RoleKeys(tuple(keys[n] for n in of)) for role, of in names.items()}
+        self.root = Repository.create(
+            self.store, self.keyring, channels, roles, now=lambda: self.present
+        )
+        self.desk = self._desk(self.keyring)
+
+    @property
+    def repository(self) -> Repository:
+        """The signed metadata, with all keys at hand."""
+        return self.desk.repository
+
+    def wait(self, time: timedelta) -> datetime:
+        """Let time pass; return the new present."""
+        self.present += time
+        return self.present
+
+    def engineer(self, *names: str) -> Desk:
+        """The desk of somebody on another machine, who has just these keys.
+
+        ``online`` must be among them for what they sign to be published at once.
+        """
+        keyring = Keyring(self.folder / f"keys-{self._people}")
+        for name in names:
+            keyring.add(name, f"file:{self.keyring.file(name)}")
+        return self._desk(keyring)
+
+    def client(self) -> TrustClient:
+        """A machine that has never seen the store."""
+        self._people += 1
+        return TrustClient(self.store, self.folder / f"trust-{self._people}", self.root)
+
     def hold(self, channel: str, *releases: PublishedRelease) -> None:
         """Let a channel hold the last of *releases*, having held the others; no gate is asked."""
         for release in releases:
@@ -239,28 +278,3 @@ class World:
             channels=self.channels,
             clock=lambda: self.present,
         )
-
-    def _attest(
-        self, subject: Subject, tests: Mapping[str, bool], attested: bool
-    ) -> tuple[Evidence, ...]:
-        builder, tester = (self.keyring.signer(self.keyring.public(name)) for name in ATTESTERS)
-        assert builder is not None
-        assert tester is not None
-        evidence = []
-        if attested:
-            sources = Material("source", {"gitCommit": subject.release.commit})
-            made = provenance(subject, Build(materials=(sources,)), [builder])
-            evidence.append(Evidence(kind="provenance", stored=self._store(made)))
-            sbom = sbom_reference(subject, [builder])
-            evidence.append(Evidence(kind="sbom", stored=self._store(sbom)))
-        for provider, passed in tests.items():
-            failures = () if passed else (Failure(test="test_it.py::test_it", message="no"),)
-            verdict = make_verdict(subject.release, provider, *failures)
-            signed = test_result(subject, verdict, [tester])
-            evidence.append(Evidence(kind="test", provider=provider, stored=self._store(signed)))
-        return tuple(evidence)
-
-    def _store(self, data: bytes) -> StoredObject:
-        sha256 = digest.of_bytes(data)
-        self.store.put(object_key(sha256), data, sha256=sha256)
-        return StoredObject(digest=sha256, size=len(data))
