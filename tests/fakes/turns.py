@@ -14,7 +14,7 @@ from pipeline.command import Stop
 from pipeline.store.base import Info, Progress, Store
 from tests.fakes.faulty_store import Cut
 
-_PATIENCE = 120.0  # seconds until a test that hangs is told to be wrong
+_PATIENCE = 60.0  # seconds until a test that hangs is told to be wrong
 
 
 class Turns:
@@ -100,6 +100,7 @@ class Turns:
                 return False
             chosen = self._schedule[count] if count < len(self._schedule) else count
             self._current = ready[chosen % len(ready)]
+            self._changed.notify_all()
             assert self._changed.wait_for(lambda: self._current is None, _PATIENCE)
             return True
 
