@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.channels.desk import Desk
+from pipeline.channels.lease import wait_for_collectors
 from pipeline.errors import DigestError, TrustError, UsageError
 from pipeline.store.base import MissingError, object_key, release_key
 
@@ -65,6 +66,7 @@ def examine(desk: Desk, release: PublishedRelease) -> Dossier:
         TrustError: the manifest is not that of the description, or an object is damaged.
         NetworkError, HostError: the store cannot be read.
     """
+    desk.client.check()  # whose evidence counts may have changed since it was last asked
     return Dossier(
         release=release,
         manifest=read_manifest(desk, release),
@@ -144,10 +146,9 @@ def find_missing(desk: Desk, release: PublishedRelease) -> tuple[str, ...]:
 
 
 def touch_objects(desk: Desk, release: PublishedRelease) -> None:
-    """Make every object of *release* as young as a new one.
+    """Make every object of *release* as young as a new one, and wait for who clears up just now.
 
-    No clearing-up that is under way then takes one, before the channel that is about to name it
-    does.
+    No clearing-up then takes one, before the channel that is about to name it does.
 
     Raises:
         UsageError: one is not in the store any more.
@@ -158,6 +159,8 @@ def touch_objects(desk: Desk, release: PublishedRelease) -> None:
     try:
         with ThreadPoolExecutor(max_workers=_AT_ONCE) as pool:
             list(pool.map(desk.store.touch, keys))
+            if wait_for_collectors(desk.store):
+                list(pool.map(desk.store.touch, keys))
     except MissingError as error:
         raise _incomplete(release, error.key) from error
 

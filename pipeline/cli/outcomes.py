@@ -65,7 +65,7 @@ def tell_notices(outcome: Outcome | None) -> None:
 
 def print_json(data: object) -> None:
     """Print *data* as JSON, indented."""
-    click.echo(json.dumps(data, indent=2, ensure_ascii=False))
+    click.echo(json.dumps(data, indent=2))
 
 
 def waves_text(waves: Sequence[Wave]) -> str:

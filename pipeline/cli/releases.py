@@ -119,6 +119,7 @@ def _standings(desk: Desk, found: Sequence[PublishedRelease]) -> Iterator[_Stand
     from pipeline.channels.facts import look_at
 
     views = desk.views_that_are()
+    desk.client.check()  # once, before threads ask it
 
     def look(release: PublishedRelease) -> _Standing:
         evidence = list(look_at(desk, release, "test"))

@@ -33,7 +33,7 @@ from pipeline.errors import (
 )
 from pipeline.models.channel import ALL_AT_ONCE, ChannelDefinition, Channels, Gates, Wave
 from pipeline.models.pointer import PublishedRelease
-from pipeline.store.base import object_key, release_key
+from pipeline.store.base import Store, object_key, release_key
 from tests.fakes.store import FaultyStore, MemoryStore
 from tests.fakes.stored import BASE
 from tests.fakes.world import HOUR, World
@@ -534,3 +534,21 @@ def published(world: World) -> PublishedRelease:
     found = world.desk.published.latest("edge-web")
     assert found is not None
     return found
+
+
+def test_what_somebody_clears_away_meanwhile_does_not_enter_a_channel(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = world.publish()
+    stored = release.parts["root"].stored
+    assert stored is not None
+
+    def clear_up(store: Store) -> bool:
+        store.delete(object_key(stored.digest))
+        return True
+
+    monkeypatch.setattr("pipeline.channels.facts.wait_for_collectors", clear_up)
+    with pytest.raises(UsageError, match=stored.digest) as caught:
+        promote(world.desk, release, "dev")
+    assert "recast publish" in caught.value.hint
+    assert world.desk.view("dev").pointers == {}
