@@ -161,7 +161,7 @@ def _write_disk(path: Path, contents: dict[str, bytes]) -> None:
     """Sparse, as a real one is: tables at both ends, a small ESP with the UKI, root and verity."""
     at = {"uki": 3 << 20, "root": 16 << 20, "verity": 32 << 20}
     with path.open("wb") as file:
-        file.truncate(64 << 20)
+        file.truncate(40 << 20)
         for start, data in ((0, b"GPT" * 4000), (1 << 20, b"FAT" * 20000), (-16384, b"GPT" * 4000)):
             file.seek(start, os.SEEK_END if start < 0 else os.SEEK_SET)
             file.write(data)
