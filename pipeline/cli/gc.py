@@ -95,11 +95,13 @@ def _data(found: Collected, url: str, dry_run: bool) -> dict[str, object]:
 def _text(found: Collected, dry_run: bool) -> str:
     lines = []
     if found.removed:
-        rows = [_row(each, found.now) for each in found.removed[:_MANY]]
+        kinds = list(dict.fromkeys(each.kind for each in found.removed))
+        removed = sorted(found.removed, key=lambda each: (kinds.index(each.kind), -each.size))
+        rows = [_row(each, found.now) for each in removed[:_MANY]]
         headers = ["KIND", "SIZE", "AGE", "WHAT", "WHY"]
         lines += [fitting_table(rows, headers, ["AGE", "WHY", "SIZE"])]
-        if len(found.removed) > _MANY:
-            rest = found.removed[_MANY:]
+        if len(removed) > _MANY:
+            rest = removed[_MANY:]
             size = format_size(sum(each.size for each in rest))
             lines.append(f"… and {len(rest)} more, {size} (`--json` lists them)")
         lines.append("")
@@ -113,12 +115,12 @@ def _text(found: Collected, dry_run: bool) -> str:
     for kind in ("release", "object"):
         reasons = [(why, count) for (k, why), count in sorted(found.kept.items()) if k == kind]
         if reasons:
-            total = _counted(sum(count for _, count in reasons), kind)
+            total = sum(count for _, count in reasons)
             why = ", ".join(f"{count} {reason}" for reason, count in reasons)
-            lines.append(f"{total} stay: {why}.")
+            lines.append(f"{_counted(total, kind)} {'stays' if total == 1 else 'stay'}: {why}.")
     lines.append(f"What stays has {format_size(found.kept_bytes)}.")
     if found.spared:
-        lines.append(f"{_counted(len(found.spared), 'thing')} came into use meanwhile, and stay.")
+        lines.append(f"Came into use meanwhile, and left alone: {len(found.spared)}.")
     if found.repaired:
         lines.append(f"Written again, for a channel holds it: {', '.join(found.repaired)}.")
     if found.left_over:

@@ -16,8 +16,8 @@ ReleaseId = tuple[str, str]
 """Image and version of a release."""
 
 HELD = "held by a channel"
-PREVIOUS = "what machines run that a rollout has not reached"
-BEFORE = "a channel can go back to it"
+PREVIOUS = "run by machines that a rollout has not reached"
+BEFORE = "that a channel can go back to"
 PROPOSED = "part of a proposed change"
 YOUNG = "younger than the grace period"
 REFERRED = "part of a release that stays"

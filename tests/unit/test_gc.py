@@ -71,7 +71,7 @@ def test_what_no_channel_needs_goes_and_the_rest_stays() -> None:
     assert sum(found.kept.values()) == len(left(store))
     assert found.removed_bytes == sum(each.size for each in found.removed) > 0
     assert found.kept["release", "held by a channel"] == 2
-    assert found.kept["release", "what machines run that a rollout has not reached"] == 1
+    assert found.kept["release", "run by machines that a rollout has not reached"] == 1
     assert not found.notices
 
 
