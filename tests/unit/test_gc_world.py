@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from pipeline.channels.desk import Desk
+from pipeline.channels.facts import touch_objects
 from pipeline.channels.gc import Collected, collect
+from pipeline.channels.lease import Lease, wait_for_collectors
 from pipeline.channels.look import look
 from pipeline.channels.pointers import moved, new_rollout
-from pipeline.errors import TrustError
+from pipeline.errors import TrustError, UsageError
 from pipeline.models.channel import ALL_AT_ONCE, ChannelDefinition, Channels, Gates, Retention
 from pipeline.models.pointer import Event, PublishedRelease
 from pipeline.policy.retention import objects_of
@@ -191,3 +193,21 @@ def test_a_lost_pointer_stops_everything(world: World, store: MemoryStore) -> No
     with pytest.raises(TrustError):
         clear(world, store, world.engineer())
     assert left(store) == before
+
+
+def test_a_promotion_waits_for_a_collector_and_notices_what_it_took(
+    world: World, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = world.publish()
+    lost = object_key(release.manifest.digest)
+    with Lease(store) as lease:
+
+        def sleep(_seconds: float) -> None:
+            """The collector had looked before we touched; it removes, and ends."""
+            store.delete(lost)
+            store.delete(lease.key)
+
+        monkeypatch.setattr(wait_for_collectors, "__kwdefaults__", {"sleep": sleep})
+        with pytest.raises(UsageError, match="is not whole in the store") as caught:
+            touch_objects(world.desk, release)
+    assert lost in caught.value.message
