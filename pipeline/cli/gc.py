@@ -118,7 +118,8 @@ def _text(found: Collected, dry_run: bool) -> str:
             total = sum(count for _, count in reasons)
             why = ", ".join(f"{count} {reason}" for reason, count in reasons)
             lines.append(f"{_counted(total, kind)} {'stays' if total == 1 else 'stay'}: {why}.")
-    lines.append(f"What stays has {format_size(found.kept_bytes)}.")
+    if found.kept_bytes:
+        lines.append(f"Together they have {format_size(found.kept_bytes)}.")
     if found.spared:
         lines.append(f"Came into use meanwhile, and left alone: {len(found.spared)}.")
     if found.repaired:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +22,7 @@ from pipeline.errors import BusyError, HostError, Interrupted, NetworkError, Tru
 from pipeline.models.channel import Retention
 from pipeline.models.pointer import Pointer, PublishedRelease
 from pipeline.store.base import object_key, release_key
+from pipeline.store.local import LocalStore
 from tests.fakes.published import (
     bodies,
     keys_of,
@@ -519,3 +524,50 @@ def test_the_helper_that_publishes_makes_whole_releases() -> None:
     """What the tests here stand on."""
     release: PublishedRelease = put_release(MemoryStore(), 3)
     assert len(keys_of(release)) == len(names_of(3)) + 1
+
+
+# --- on a disk
+
+
+def test_a_folder_is_cleared_by_the_times_of_its_files(tmp_path: Path) -> None:
+    folder = tmp_path / "store"
+    store = LocalStore(folder)
+    for number in range(4):
+        put_release(store, number)
+    long_ago = time.time() - 2 * WEEK.total_seconds()
+    for path in folder.rglob("*"):
+        if path.is_file():
+            os.utime(path, (long_ago, long_ago))
+    store.touch(release_key("edge-web", published(3).version))
+    cut = folder / ".tmp" / "left-by-a-killed-writer"
+    cut.parent.mkdir(exist_ok=True)
+    cut.write_bytes(b"half")
+    os.utime(cut, (long_ago, long_ago))
+    found = run(store, pointer("stable", published(1)))
+    there = {info.key for info in store.list() if not info.key.startswith("gc/")}
+    assert there == keys(1, 3)
+    assert not cut.exists()
+    assert not found.notices
+    assert run(store, pointer("stable", published(1))).removed == []
+
+
+def test_a_folder_that_many_write_to_at_once_keeps_what_they_need(tmp_path: Path) -> None:
+    """Threads in place of turns: nothing here may hang or fail."""
+    store = LocalStore(tmp_path / "store")
+    for number in range(6):
+        put_release(store, number)
+    long_ago = time.time() - 2 * WEEK.total_seconds()
+    for path in (tmp_path / "store").rglob("*"):
+        if path.is_file():
+            os.utime(path, (long_ago, long_ago))
+    stable = pointer("stable", published(2))
+    with ThreadPoolExecutor(4) as pool:
+        jobs = [
+            pool.submit(collect, LocalStore(tmp_path / "store"), lambda: view(stable), RETENTION)
+            for _ in range(4)
+        ]
+        results = [job.result() for job in jobs]
+    assert {info.key for info in store.list() if not info.key.startswith("gc/")} == keys(2)
+    assert {each.key for result in results for each in result.removed} == keys(
+        0, 1, 3, 4, 5
+    ) - keys(2)
