@@ -99,7 +99,11 @@ def save_part(
     try:
         with explained(target), os.fdopen(handle, "wb") as file:
             file.truncate(part.size)
+            end = 0
             for extent in _extents(part):
+                if extent.offset < end or extent.offset + extent.size > part.size:
+                    raise _wrong_place(store, release, extent)
+                end = extent.offset + extent.size
                 file.seek(extent.offset)
                 for piece in _read_extent(store, release, extent, stop):
                     file.write(piece)
@@ -133,11 +137,7 @@ def _read_extent(
         inner = release.parts.get(extent.part or "")
         stored = inner.stored if inner is not None and inner.size == extent.size else None
     if stored is None:
-        raise DigestError(
-            f"the description of {release.name} in {store.url} does not say what is at byte "
-            f"{extent.offset}",
-            hint="It was changed: publish the release again.",
-        )
+        raise _wrong_place(store, release, extent)
     return read_object(store, stored, extent.size, stop)
 
 
@@ -184,6 +184,14 @@ def _decompressed(store: Reader, key: str, source: _Hashed) -> Iterator[bytes]:
                 yield piece
     except zstandard.ZstdError as error:
         raise _damaged(store, key, f"it cannot be decompressed: {error}") from error
+
+
+def _wrong_place(store: Reader, release: PublishedRelease, extent: Extent) -> DigestError:
+    return DigestError(
+        f"the description of {release.name} in {store.url} does not say rightly what is at byte "
+        f"{extent.offset}",
+        hint="It was changed: publish the release again.",
+    )
 
 
 def _damaged(store: Reader, key: str, why: str) -> DigestError:

@@ -7,6 +7,7 @@ has those parts needs a few hundred KiB besides to have the disk, byte for byte.
 from __future__ import annotations
 
 import mmap
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,7 +126,7 @@ def _blocks(file: IO[bytes], start: int, end: int, stop: Stop | None) -> Iterato
             if stop is not None:
                 stop.check()
             upto = min((at // _BLOCK + 1) * _BLOCK, end)
-            file.seek(at)
-            if file.read(upto - at).strip(b"\0"):
+            # Not through the buffer: looking for holes moves the file's place behind its back.
+            if os.pread(file.fileno(), upto - at, at).strip(b"\0"):
                 yield at
             at = next_free = upto

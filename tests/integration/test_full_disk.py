@@ -9,7 +9,11 @@ from pathlib import Path
 import pytest
 
 from pipeline import command, files
+from pipeline.channels.publish import publish
+from pipeline.channels.published import PublishedReleases
 from pipeline.errors import DiskFullError
+from pipeline.store.local import LocalStore
+from tests.fakes.stored import store_whole
 
 
 @pytest.fixture
@@ -50,3 +54,18 @@ def test_a_log_that_no_longer_fits_is_told_as_that(small_disk: Path) -> None:
 def test_what_cannot_fit_is_refused_before_it_starts(small_disk: Path) -> None:
     with pytest.raises(DiskFullError, match=r"1\.0 MiB are needed"):
         files.require_space(small_disk / "images" / "edge-base", 1 << 20)
+
+
+def test_a_release_is_published_whole_or_not_at_all(small_disk: Path, tmp_path: Path) -> None:
+    """First no room to compress into, then none in the store; what got there is used later."""
+    local = store_whole(tmp_path / "artifacts")
+    store = LocalStore(tmp_path / "store")
+    with pytest.raises(DiskFullError, match=r"publish-"):
+        publish(store, local, scratch=small_disk)
+    assert os.listdir(small_disk) == []
+    full = LocalStore(small_disk)
+    with pytest.raises(DiskFullError, match=str(small_disk)):
+        publish(full, local, scratch=tmp_path)
+    assert PublishedReleases(full).images() == []
+    done = publish(store, local, scratch=tmp_path)
+    assert PublishedReleases(store).of("edge-web") == [done.release]
