@@ -17,6 +17,7 @@ PROBES = "probe/"
 
 _REFUSED = (409, 412)
 _UNKNOWN = (501, "InvalidArgument", "InvalidRequest", "NotImplemented")  # to some servers
+_BESIDE = ("UnknownError",)  # Ceph's, with status 500, where AWS says 409
 _TRIES = 5
 _WRITER = "recast-write"  # an object's metadata that says which write made it
 _OTHER_ETAG = '"00000000000000000000000000000000"'
@@ -35,6 +36,8 @@ class Conditional:
         self._slots = slots
         self._probing = threading.Lock()
         self._found: bool | None = None
+        # Ceph's gateway, and what is built on it, knows etags in If-Match without quotes alone.
+        self._bare = False
 
     @property
     def exclusive(self) -> bool:
@@ -48,12 +51,14 @@ class Conditional:
         key = f"{PROBES}{secrets.token_hex(16)}"
         try:
             etag = self.write(key, b"first", {}, IfNoneMatch="*")
-            return (
-                not self._overwrites(key, IfNoneMatch="*")
-                and not self._overwrites(key, IfMatch=_OTHER_ETAG)
-                # A server that refuses every condition is of no use either.
-                and self._overwrites(key, IfMatch=etag)
-            )
+            if self._overwrites(key, IfNoneMatch="*"):
+                return False
+            for self._bare in (False, True):
+                if self._overwrites(key, IfMatch=_OTHER_ETAG):
+                    return False
+                if self._overwrites(key, IfMatch=etag):
+                    return True
+            return False  # it refuses every condition, which is of no use either
         except Said as said:
             if said.status == 404:
                 raise refused(
@@ -80,6 +85,8 @@ class Conditional:
             Said: it does not hold (409, 412, or 404 for IfMatch), or the server knows none.
             NetworkError: the server cannot be reached, or refuses for another reason.
         """
+        if self._bare and "IfMatch" in condition:
+            condition["IfMatch"] = condition["IfMatch"].strip('"')
         writer = secrets.token_hex(8)
         refusal: Said | None = None
         for attempt in range(_TRIES):
@@ -96,8 +103,8 @@ class Conditional:
                     return str(found["ETag"])
                 if overtaken:
                     raise Said(412, OVERTAKEN, retried=False)
-            # 409: another write to it is under way; who was first shows once that has ended.
-            if refusal.status != 409:
+            # Another write to it is under way; who was first shows once that has ended.
+            if refusal.status != 409 and refusal.code not in _BESIDE:
                 break
         assert refusal is not None
         raise refusal
@@ -110,7 +117,7 @@ class Conditional:
         writer: str,
         condition: Mapping[str, str],
     ) -> dict[str, Any]:
-        may = (OVERTAKEN, *((404, *_REFUSED, *_UNKNOWN) if condition else ()))
+        may = (OVERTAKEN, *((404, *_REFUSED, *_UNKNOWN, *_BESIDE) if condition else ()))
         with Source(data) as source, self._slots:
             body = Window(source, 0, len(data))
             return send(

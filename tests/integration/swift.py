@@ -9,19 +9,15 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
-import shutil
 import socket
-import subprocess
-import time
-import urllib.request
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 
-from pipeline import command
 from pipeline.store.s3 import make_client
+from tests.integration.loopback import Servers, answers, bring_up, free_ports, require
 
 PROGRAMS = (
     "memcached",
@@ -31,9 +27,6 @@ PROGRAMS = (
     "swift-proxy-server",
     "swift-ring-builder",
 )
-_START_SECONDS = 60.0
-_ATTEMPTS = 3  # somebody else may take a port that was free
-
 _SERVER = """
 [DEFAULT]
 bind_ip = 127.0.0.1
@@ -110,14 +103,9 @@ use = egg:swift#dlo
 @pytest.fixture(scope="session")
 def swift_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a server that runs until the tests end."""
-    missing = [
-        p for p in PROGRAMS if not shutil.which(p, path=os.environ["PATH"] + command.SYSTEM_PATH)
-    ]
-    if missing:
-        pytest.skip(f"{', '.join(missing)} are not installed (packages swift-*, memcached)")
-    folder = tmp_path_factory.mktemp("swift")
+    require(PROGRAMS, "swift-proxy swift-account swift-container swift-object memcached")
     with contextlib.ExitStack() as stack:
-        yield _start(folder, stack)
+        yield bring_up(tmp_path_factory.mktemp("swift"), _start, stack)
 
 
 @contextlib.contextmanager
@@ -142,31 +130,12 @@ def swift_client(swift_url: str) -> Iterator[Any]:
         yield client
 
 
-def _start(folder: Path, stack: contextlib.ExitStack) -> str:
-    for attempt in range(1, _ATTEMPTS + 1):
-        here = folder / str(attempt)
-        here.mkdir()
-        with contextlib.ExitStack() as trial:
-            try:
-                url = _start_all(here, trial)
-            except _Failed as error:
-                if attempt == _ATTEMPTS:
-                    pytest.fail(f"Swift does not start: {error}")
-                continue
-            stack.push(trial.pop_all())
-            return url
-    raise AssertionError
-
-
-class _Failed(Exception):
-    """It did not come up; the message holds what it said."""
-
-
-def _start_all(folder: Path, stack: contextlib.ExitStack) -> str:
+def _start(servers: Servers) -> str:
     kinds = ("account", "container", "object")
-    ports = dict(zip((*kinds, "proxy", "cache"), _free_ports(5), strict=True))
-    deaf = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    ports = dict(zip((*kinds, "proxy", "cache"), free_ports(5), strict=True))
+    deaf = servers.stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
     deaf.bind(("127.0.0.1", 0))  # where the servers' syslog goes
+    folder = servers.folder
     words = {
         "folder": folder,
         "user": pwd.getpwuid(os.geteuid()).pw_name,
@@ -175,54 +144,19 @@ def _start_all(folder: Path, stack: contextlib.ExitStack) -> str:
     }
     (folder / "devices" / "d1").mkdir(parents=True)
     for kind in kinds:
-        builder = str(folder / f"{kind}.builder")
-        device = f"r1z1-127.0.0.1:{ports[kind]}/d1"
-        # 16 partitions, one replica.
-        for step in (("create", "4", "1", "0"), ("add", device, "1"), ("rebalance",)):
-            command.run(["swift-ring-builder", builder, *step], env=_environment(folder))
+        builder = folder / f"{kind}.builder"
+        servers.run("swift-ring-builder", builder, "create", 4, 1, 0)  # 16 partitions, 1 replica
+        servers.run("swift-ring-builder", builder, "add", f"r1z1-127.0.0.1:{ports[kind]}/d1", 1)
+        servers.run("swift-ring-builder", builder, "rebalance")
         config = folder / f"{kind}.conf"
         config.write_text(_SERVER.format(kind=kind, port=ports[kind], **words))
-        _launch(folder, stack, [f"swift-{kind}-server", str(config)])
+        servers.start(f"swift-{kind}-server", config)
     config = folder / "proxy.conf"
     config.write_text(_PROXY.format(port=ports["proxy"], **words))
-    cache = ["memcached", "-l", "127.0.0.1", "-p", str(ports["cache"]), "-m", "16"]
-    _launch(folder, stack, [*cache, "-u", str(words["user"])])
-    _launch(folder, stack, ["swift-proxy-server", str(config)])
+    cache = ("memcached", "-l", "127.0.0.1", "-p", ports["cache"], "-m", 16)
+    servers.start(*cache, "-u", words["user"])
+    servers.start("swift-proxy-server", config)
     for kind in (*kinds, "proxy"):
-        _await(f"http://127.0.0.1:{ports[kind]}/healthcheck", folder)
+        health = f"http://127.0.0.1:{ports[kind]}/healthcheck"
+        servers.wait(f"Swift's {kind} server", partial(answers, health))
     return f"http://127.0.0.1:{ports['proxy']}"
-
-
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-
-
-def _environment(folder: Path) -> dict[str, str]:
-    """Nothing of ours: these programs are Python too, and have libraries of their own."""
-    path = os.environ.get("PATH", os.defpath) + command.SYSTEM_PATH
-    return {"PATH": path, "HOME": str(folder), "LANG": "C.UTF-8"}
-
-
-def _launch(folder: Path, stack: contextlib.ExitStack, argv: Sequence[str]) -> None:
-    log = stack.enter_context((folder / f"{argv[0]}.log").open("wb"))
-    process = command.start(
-        argv, cwd=folder, env=_environment(folder), stdout=log, stderr=subprocess.STDOUT
-    )
-    stack.callback(command.end, process)
-
-
-def _await(url: str, folder: Path) -> None:
-    deadline = time.monotonic() + _START_SECONDS
-    while True:
-        try:
-            with urllib.request.urlopen(url, timeout=5):
-                return
-        except OSError as error:
-            if time.monotonic() > deadline:
-                logs = "\n".join(path.read_text() for path in sorted(folder.glob("*.log")))
-                raise _Failed(f"{url}: {error}\n{logs[-4000:]}") from None
-        time.sleep(0.05)

@@ -575,6 +575,32 @@ def test_a_server_without_conditions_is_recognised(store: S3Store, proxy: Proxy,
     assert conditional == []
 
 
+def test_a_server_that_wants_etags_without_quotes_gets_them(store: S3Store, proxy: Proxy) -> None:
+    """Ceph's radosgw, and DigitalOcean's Spaces, refuse the etags that they tell."""
+    _refuse_if(proxy, lambda seen: seen.headers.get("if-match", "").startswith('"'))
+    assert store.exclusive
+    etag = store.replace("metadata/timestamp.json", b"1", etag="")
+    assert etag.startswith('"')
+    store.replace("metadata/timestamp.json", b"2", etag=etag)
+    with pytest.raises(ChangedError):
+        store.replace("metadata/timestamp.json", b"3", etag=etag)
+    assert [seen.headers.get("if-match") for seen in proxy.find("PUT", "timestamp")] == [
+        None,
+        etag.strip('"'),
+        etag.strip('"'),
+    ]
+
+
+def test_a_write_that_a_server_says_nothing_of_is_tried_again(store: S3Store, proxy: Proxy) -> None:
+    """Ceph's radosgw fails so where two write at once."""
+    assert store.exclusive
+    proxy.fault(Fault.REFUSED, method="PUT", path="1.root", times=7, code="UnknownError")
+    store.create("metadata/1.root.json", b"x")
+    proxy.fault(Fault.REFUSED, method="PUT", path="2.root", times=inf, code="UnknownError")
+    with pytest.raises(NetworkError, match="UnknownError"):
+        store.create("metadata/2.root.json", b"x")
+
+
 def _refuse_if(proxy: Proxy, when: Callable[[Seen], bool]) -> None:
     proxy.fault(Fault.REFUSED, status=412, code="PreconditionFailed", times=inf)
     proxy.rules[-1].when = when
