@@ -136,11 +136,9 @@ def collect(
 
 @dataclass
 class _Found:
-    """One look at a store.
+    """One look at a store: its signed metadata, and what it says of releases.
 
     Attributes:
-        view: its signed metadata.
-        releases: descriptions of releases, by image and version.
         stay: the descriptions of those that stay, as they are in the store or as signed.
         waste: the descriptions that may go.
         kept: why the others stay.
@@ -254,11 +252,7 @@ class _Collector:
         }
         times = {name: info.modified for name, info in listed.items()}
         why = policy.keep_objects(
-            times,
-            found.stay,
-            others=found.view.objects,
-            grace=self.retention.grace,
-            now=self.now,
+            times, found.stay, others=found.view.objects, grace=self.retention.grace, now=self.now
         )
         self._check(found, listed)
         self._count("object", why, listed)
