@@ -110,6 +110,7 @@ def store_whole(
     commit: str = "0123456789abcdef0123456789abcdef01234567",
     moment: datetime = MOMENT,
     dirty: str = "",
+    built: datetime | None = None,
     providers: tuple[str, ...] = ("qemu",),
     size: int = 3 << 20,
 ) -> releases.Stored:
@@ -118,6 +119,7 @@ def store_whole(
     Args:
         artifacts: where to.
         image, commit, moment, dirty: as for :func:`make_release`.
+        built: when its root was written; with the commit if not given.
         providers: where its tests passed.
         size: bytes of the root; the other parts are smaller.
     """
@@ -151,7 +153,8 @@ def store_whole(
     for provider in providers:
         path = releases.verdict_path(folder, release.name, provider)
         write_atomically(path, make_verdict(release, provider).model_dump_json())
-    os.utime(folder / names["root"], (moment.timestamp(), moment.timestamp()))
+    stamp = (built or moment).timestamp()
+    os.utime(folder / names["root"], (stamp, stamp))
     found = releases.Releases(artifacts).find(image, release.version)
     assert found is not None
     return found
