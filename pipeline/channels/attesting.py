@@ -60,6 +60,27 @@ def missing_keys(desk: Desk, keyring: Keyring, *, enter: bool = True) -> str:
     return missing_for(desk.view(desk.channels.first.name), propose=True) if enter else ""
 
 
+def open_keys(desk: Desk, keyring: Keyring, *, enter: bool = True) -> None:
+    """Ask now for what opens the keys that publishing needs, not after a long build.
+
+    Args:
+        desk, keyring, enter: as for :func:`missing_keys`.
+
+    Raises:
+        TrustError: a passphrase or PIN is wrong.
+        UsageError: it is needed, and there is nobody to ask.
+    """
+    keys = [key for role in layout.ATTESTERS for key in desk.client.attesters(role)[0]]
+    names = {layout.key_name(key) for key in keys}
+    if enter:
+        names |= {*desk.view(desk.channels.first.name).ours, layout.ONLINE}
+    for name in sorted(names & set(keyring.names())):
+        locked = keyring.encrypted(name) or keyring.uri(name).startswith("hsm:")
+        signer = keyring.signer(keyring.public(name)) if locked else None
+        if signer is not None:
+            signer.sign(b"")  # of nothing: whoever has this signature has nothing
+
+
 def attest(desk: Desk, keyring: Keyring, stored: Stored, build: Callable[[], Build]) -> Attested:
     """Make the statements about *stored* that the store lacks, or has older ones of.
 

@@ -89,9 +89,10 @@ def require_publishing(context: Context, *, upload_only: bool = False) -> None:
 
     Raises:
         UsageError: there is no signed store yet, or our keys are not enough.
-        TrustError, NetworkError, HostError: the store cannot be believed or reached.
+        TrustError, NetworkError, HostError: the store cannot be believed or reached, or a
+            passphrase is wrong.
     """
-    from pipeline.channels.attesting import missing_keys
+    from pipeline.channels.attesting import missing_keys, open_keys
 
     _ = context.trust  # first: it says so if there is no signed store yet, and opens none
     lack = missing_keys(context.desk, context.keyring, enter=not upload_only)
@@ -101,3 +102,4 @@ def require_publishing(context: Context, *, upload_only: bool = False) -> None:
             hint="`recast keys list` shows whose key is where. RECAST_KEYS names another folder; "
             "`recast keys add` lets another key sign.",
         )
+    open_keys(context.desk, context.keyring, enter=not upload_only)

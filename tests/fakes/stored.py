@@ -162,9 +162,10 @@ def store_whole(
 
 def _write_disk(path: Path, contents: dict[str, bytes]) -> None:
     """Sparse, as a real one is: tables at both ends, a small ESP with the UKI, root and verity."""
-    at = {"uki": 3 << 20, "root": 16 << 20, "verity": 32 << 20}
+    after = (17 << 20) + (len(contents["root"]) >> 20 << 20)
+    at = {"uki": 3 << 20, "root": 16 << 20, "verity": after}
     with path.open("wb") as file:
-        file.truncate(40 << 20)
+        file.truncate(after + (8 << 20))
         for start, data in ((0, b"GPT" * 4000), (1 << 20, b"FAT" * 20000), (-16384, b"GPT" * 4000)):
             file.seek(start, os.SEEK_END if start < 0 else os.SEEK_SET)
             file.write(data)
