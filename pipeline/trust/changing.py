@@ -46,13 +46,16 @@ class Changer:
             RefusedError: what *make* raised, or the signatures of others are needed.
             ConflictError: others were faster, and what they did rules it out.
         """
-        lost = False
+        lost: Draft | None = None
         for _ in range(TRIES):
             state = self.publisher.settle()
+            if lost is not None and self.publisher.includes(state, lost):
+                # What lost the race came into force after all, under what others did since.
+                return self._outcome(state, lost, lost.role not in state.unpublished)
             try:
                 draft = make(state)
             except RefusedError as error:
-                if not lost:
+                if lost is None:
                     raise
                 raise ConflictError(
                     f"{self.reviewer.who(state, role)}, while this was under way. Now: {error}",
@@ -68,7 +71,7 @@ class Changer:
             try:
                 return self._carry_out(state, draft)
             except LostRaceError:
-                lost = True
+                lost = draft
         raise self._too_busy(role)
 
     def approve(self, proposal: str) -> Outcome:

@@ -148,7 +148,8 @@ class Publisher:
         require_whole(state)
         parts = self._create_parts(draft, shared)
         state = self.publish(state.with_parts(parts))
-        self._require_included(state, parts)
+        if not self._includes(state, parts):  # our right to sign is gone, or another was faster
+            raise LostRaceError(draft.role)
         return state, not (parts.keys() & state.unpublished.keys())
 
     def can_sign_online(self, *judges: Root) -> bool:
@@ -195,18 +196,22 @@ class Publisher:
         ours = set(loaded.metadata.signatures) <= set(there.metadata.signatures)
         return there if loaded.says_the_same(there.metadata) and (ours or shared) else None
 
-    def _require_included(self, state: State, parts: Mapping[str, Loaded[Targets]]) -> None:
-        """Check that what came to be the newest holds our versions, or is built on them.
+    def includes(self, state: State, draft: Draft) -> bool:
+        """Is *draft*, with just these signatures, part of what is in force, or under it?"""
+        parts = {role: load_part(part) for role, part in draft.parts.items()}
+        root = parts.pop(layout.ROOT, None)
+        if root is not None and not self._came_after(state.root, root, shared=False):
+            return False
+        return self._includes(state, parts)
 
-        Raises:
-            LostRaceError: somebody has taken our keys away meanwhile, or was faster.
-        """
+    def _includes(self, state: State, parts: Mapping[str, Loaded[Targets]]) -> bool:
         for role, part in parts.items():
             tip = state.find(role)
             while tip is not None and tip.version > part.version:
                 tip = version_before(self.store, role, tip)
             if tip is None or tip.sha256 != part.sha256:
-                raise LostRaceError(layout.metadata_key(role, part.version))
+                return False
+        return True
 
     # --- snapshot and timestamp ---------------------------------------------------------------
 
@@ -336,7 +341,7 @@ class Publisher:
             self._create(layout.ROOT, new, shared)
             state = replace(state, root=new, stale_online=True)
         state = self.publish(state)
-        if state.root.sha256 != new.sha256 and not self._came_after(state.root, new, shared):
+        if not self._came_after(state.root, new, shared):
             raise LostRaceError(layout.metadata_key(layout.ROOT, new.version))
         return state, not (state.stale_online or state.unpublished)
 
@@ -361,12 +366,17 @@ class Publisher:
             return "plain"
         if both:
             return "announce"
-        online = {layout.SNAPSHOT: state.snapshot, layout.TIMESTAMP: state.timestamp}
+        online: dict[str, Loaded[Any]] = {
+            layout.SNAPSHOT: state.snapshot,
+            layout.TIMESTAMP: state.timestamp,
+        }
         if alone and all(verify(new, role, each.metadata) for role, each in online.items()):
             return "plain"
         raise online_refusal(old, new)
 
     def _came_after(self, root: Loaded[Root], new: Loaded[Root], shared: bool) -> bool:
+        if root.sha256 == new.sha256:
+            return True
         key = layout.metadata_key(layout.ROOT, new.version)
         return root.version >= new.version and self._same(key, new, shared) is not None
 

@@ -14,73 +14,19 @@ import pytest
 
 from pipeline import digest
 from pipeline.errors import ConflictError, RefusedError
-from pipeline.store.base import Progress, Store
+from pipeline.models.pointer import Event
+from pipeline.store.base import Store
 from pipeline.store.local import LocalStore
 from pipeline.trust import layout
-from pipeline.trust.client import TrustClient
+from pipeline.trust.draft import Drafter
 from pipeline.trust.key_edits import add_key, remove_key, replace_key
 from pipeline.trust.repository import Repository
+from pipeline.trust.views import ChannelChange
 from tests.fakes.store import Cut, FaultyStore, MemoryStore
 from tests.fakes.team import WEB, Team, held, look, promote, version
+from tests.fakes.watched import Watched, run_all, watch
 
 Action = Callable[[Team, Repository], object]
-
-
-class Watched:
-    """A store at which machines look after each write.
-
-    Args:
-        inner: the store.
-    """
-
-    def __init__(self, inner: Store) -> None:
-        self.inner = inner
-        self.machines: list[Callable[[], None]] = []
-        self.looks = 0
-        self.problems: list[Exception] = []
-        self._lock = threading.RLock()
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self.inner, name)
-
-    def create(self, key: str, data: bytes) -> None:
-        with self._lock:
-            self.inner.create(key, data)
-            self._look()
-
-    def replace(self, key: str, data: bytes, *, etag: str) -> str:
-        with self._lock:
-            new = self.inner.replace(key, data, etag=etag)
-            self._look()
-            return new
-
-    def put(
-        self, key: str, source: bytes, *, sha256: str, progress: Progress | None = None
-    ) -> None:
-        with self._lock:
-            self.inner.put(key, source, sha256=sha256, progress=progress)
-            self._look()
-
-    def delete(self, key: str) -> None:
-        with self._lock:
-            self.inner.delete(key)
-            self._look()
-
-    def _look(self) -> None:
-        self.looks += 1
-        for machine in self.machines:
-            try:
-                machine()
-            except Exception as error:  # for the test to raise where it stands
-                self.problems.append(error)
-
-
-def watch(team: Team, watched: Watched) -> TrustClient:
-    """Have a new machine and an old one look after every write from now on."""
-    old = team.client(watched.inner)
-    look(old)
-    watched.machines = [lambda: look(old), lambda: look(team.client(watched.inner))]
-    return old
 
 
 def rotate_online(team: Team, repository: Repository) -> object:
@@ -387,27 +333,40 @@ def test_old_machines_follow_every_root(tmp_path: Path) -> None:
     assert old.metadata().root.signed.version == 12
 
 
-def run_all(
-    jobs: list[Callable[[], object]], allowed: tuple[type[BaseException], ...] = ()
-) -> None:
-    """Run all at once, and raise what goes wrong in any."""
-    wrong: list[BaseException] = []
+def test_what_lost_a_race_and_came_into_force_after_all(tmp_path: Path) -> None:
+    """Alice signs while her right is taken away; bob's next version lets that count again."""
+    team, store = begin(tmp_path)
+    alice, bob = team.engineer("alice", "online"), team.engineer("bob", "online")
+    promote(bob, "dev", 2)
+    state = alice.load()
+    drafter = Drafter(state, team.channels.expiry, team.now())
+    event = Event(action="freeze", at=team.now())
+    draft = drafter.channel("dev", ChannelChange(event, {}, "wait"))
+    draft.sign(state, alice.keyring)
+    looks: list[str] = []
 
-    def run(job: Callable[[], object]) -> None:
-        try:
-            job()
-        except BaseException as error:
-            wrong.append(error)
+    class Slow(FaultyStore):
+        def replace(self, key: str, data: bytes, *, etag: str) -> str:
+            if not looks:
+                looks.append("alice")
+                alice.publisher.carry_out(state, draft)
+            return super().replace(key, data, etag=etag)
 
-    threads = [threading.Thread(target=run, args=(job,)) for job in jobs]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(120)
-    assert not any(thread.is_alive() for thread in threads)
-    for error in wrong:
-        if not isinstance(error, allowed):
-            raise error
+        def get_changed(self, key: str, etag: str, *, limit: int) -> tuple[bytes, str] | None:
+            if looks:
+                looks.append("look")
+            if len(looks) == 3:
+                promote(bob, "dev", 3)
+            return super().get_changed(key, etag, limit=limit)
+
+    outcome = everything(team, Slow(store)).change_targets(
+        lambda targets: remove_key(targets, "dev", "alice")
+    )
+    assert len(looks) >= 3
+    assert (outcome.version, outcome.published) == (2, True)
+    assert held(team.client(), "dev") == version(3)
+    names = [layout.key_name(key) for key in team.engineer().load().keys("dev")]
+    assert names == ["bob", "carol", "dave"]
 
 
 def test_the_digest_of_a_pointer_names_it(tmp_path: Path) -> None:
