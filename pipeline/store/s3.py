@@ -80,7 +80,8 @@ def make_client(
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
             s3={
-                "addressing_style": "auto" if aws else "path",
+                # For an endpoint that is named, `auto` would be by path, which AWS wants no more.
+                "addressing_style": ("virtual" if endpoint else "auto") if aws else "path",
                 # Servers that know no checksum headers still verify the body that was signed.
                 **({} if aws else {"payload_signing_enabled": True}),
             },

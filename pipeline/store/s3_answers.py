@@ -110,8 +110,8 @@ class Said(Exception):
 
 def is_aws(endpoint: str | None) -> bool:
     """Is this endpoint, or with none given the usual one, AWS's?"""
-    host = urlsplit(endpoint or "https://amazonaws.com").hostname or ""
-    return host.endswith(("amazonaws.com", "amazonaws.com.cn"))
+    host = urlsplit(endpoint or "https://s3.amazonaws.com").hostname or ""
+    return host.endswith((".amazonaws.com", ".amazonaws.com.cn"))
 
 
 def server_of(endpoint: str | None) -> str:

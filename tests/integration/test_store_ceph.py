@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -10,10 +11,17 @@ import pytest
 
 from pipeline.store.base import Store
 from pipeline.store.s3 import S3Store
-from tests.contract.store_suite import StoreContract
+from pipeline.store.s3_upload import PART_SIZE
+from tests.contract.store_suite import StoreContract, noise, put, race
 from tests.integration.ceph import ceph_client, ceph_url
 
 __all__ = ["ceph_client", "ceph_url"]
+
+if os.environ.get("RECAST_TEST_CEPH") != "1":
+    pytest.skip(
+        "Ceph is 45 packages: set RECAST_TEST_CEPH=1 where they are installed",
+        allow_module_level=True,
+    )
 
 
 class TestS3StoreOnCeph(StoreContract):
@@ -30,6 +38,11 @@ class TestS3StoreOnCeph(StoreContract):
     @pytest.fixture
     def store(self, again: Callable[[], Store]) -> Store:
         return again()
+
+    def test_several_may_send_one_large_object(self, store: Store) -> None:
+        data = noise(3 * PART_SIZE + 1)
+        assert race(3, lambda _: put(store, "objects/x", data)) == [None] * 3
+        assert b"".join(store.stream("objects/x")) == data
 
     def test_it_keeps_writers_apart(self, store: Store) -> None:
         """Else the tests of that would have been skipped."""

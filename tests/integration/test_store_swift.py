@@ -146,6 +146,11 @@ def test_a_cut_upload_is_taken_up(
     assert b"".join(store.stream(KEY, start=len(LARGE) - 5)) == LARGE[-5:]
 
 
+def test_several_may_send_one_large_object(store: S3Store) -> None:
+    assert race(3, lambda _: put(store, KEY, LARGE)) == [None] * 3
+    assert b"".join(store.stream(KEY)) == LARGE
+
+
 def test_what_is_left_over_is_tidied_up(store: S3Store, swift_client: Any, bucket: str) -> None:
     swift_client.create_multipart_upload(Bucket=bucket, Key=KEY)
     put(store, "probe/0123", b"of a probe that was killed")
