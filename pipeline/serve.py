@@ -22,11 +22,10 @@ from typing import Any
 from urllib.parse import unquote
 
 from pipeline.errors import HostError, UsageError
-from pipeline.store.base import Info, MissingError, check_key
+from pipeline.store.base import Info, MissingError, check_key, is_replaced
 from pipeline.store.local import LocalStore
 
 _RANGE = re.compile(r"bytes=(?:([0-9]{1,18})-([0-9]{1,18})?|-([0-9]{1,18}))")
-_CHANGING = "metadata/timestamp.json"
 _ONE_YEAR = 31536000  # seconds; more than that no cache keeps
 _MOST_HEADERS = 16 << 10  # bytes of one request's line and headers
 _METHODS = "GET, HEAD"
@@ -267,7 +266,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _send(self, file: Any, info: Info) -> None:
         etag = f'"{info.etag}"'
-        lasting = info.key != _CHANGING
+        lasting = not is_replaced(info.key)
         headers = {
             "ETag": etag,
             "Cache-Control": f"max-age={_ONE_YEAR}, immutable" if lasting else "no-cache",

@@ -1,8 +1,12 @@
 """What a store is: a flat space of objects, each a key and some bytes.
 
-Everything in a store but ``metadata/timestamp.json`` is written once and never changed, so a key
-names the same bytes for ever and any cache may keep them. A key is a relative path of letters,
-digits and ``. _ - % / @ + =``; no part of it begins with a dot: hidden files are a folder's own.
+Nearly everything in a store is written once and never changed, so a key names the same bytes for
+ever and any cache may keep them. The exceptions (:func:`is_replaced`): ``metadata/timestamp.json``,
+and the description of a release, ``releases/<image>/<version>.json``, to which tests elsewhere may
+add evidence; no machine reads that.
+
+A key is a relative path of letters, digits and ``. _ - % / @ + =``; no part of it begins with a
+dot: hidden files are a folder's own.
 
 ``create`` and ``replace`` are how several writers keep out of each other's way: of two that
 create one key one gets :class:`ExistsError`, and of two that replace one state of an object one
@@ -200,6 +204,11 @@ def check_key(key: str) -> str:
     if not _KEY.fullmatch(key) or len(key) > _MAX_KEY:
         raise UsageError(f"{key!r} is no key of a store")
     return key
+
+
+def is_replaced(key: str) -> bool:
+    """May another object take the place of this one? Then a cache must ask each time."""
+    return key == "metadata/timestamp.json" or key.startswith("releases/")
 
 
 def object_key(digest: str) -> str:

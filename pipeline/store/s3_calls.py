@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from pipeline.command import Stop
 from pipeline.errors import DigestError, HostError
+from pipeline.store.base import is_replaced
 from pipeline.store.s3_answers import DAMAGED, OVERTAKEN, Place, Said, no_s3
 
 READ = 1 << 20
@@ -210,9 +211,8 @@ def send(
 
 def headers(key: str) -> dict[str, str]:
     """What an object is stored with: how it may be cached, and what it is."""
-    replaced = key == "metadata/timestamp.json"
     return {
-        "CacheControl": "no-cache" if replaced else "public, max-age=31536000, immutable",
+        "CacheControl": "no-cache" if is_replaced(key) else "public, max-age=31536000, immutable",
         "ContentType": "application/json" if key.endswith(".json") else "application/octet-stream",
     }
 
