@@ -1,67 +1,32 @@
-"""What clearing up removes from a store, what it leaves, and when it does nothing at all."""
+"""What clearing up removes from a store, what it leaves, and what it notices."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from pipeline import digest
-from pipeline.channels.gc import Collected, collect
-from pipeline.channels.lease import LEASES, LIFE, MARKER, Lease, store_now, wait_for_collectors
-from pipeline.channels.look import Proposed, View
-from pipeline.command import Stop
-from pipeline.errors import BusyError, HostError, Interrupted, NetworkError, TrustError
-from pipeline.models.channel import Retention
-from pipeline.models.pointer import Pointer, PublishedRelease
+from pipeline.channels.gc import collect
+from pipeline.channels.look import Proposed
+from pipeline.errors import TrustError
 from pipeline.store.base import object_key, release_key
 from pipeline.store.local import LocalStore
+from tests.fakes.collecting import RETENTION, WEEK, age, filled, keys, left, run
 from tests.fakes.published import (
     bodies,
     keys_of,
-    names_of,
     pointer,
     published,
     put_release,
     view,
 )
-from tests.fakes.store import Cut, FaultyStore, MemoryStore
-
-WEEK = timedelta(days=7)
-RETENTION = Retention(keep=2)
-
-
-def age(store: MemoryStore, keys: Any = None, by: timedelta = 2 * WEEK) -> None:
-    for key in keys if keys is not None else list(store.snapshot()):
-        store.age(key, by)
-
-
-def filled(*numbers: int, **options: Any) -> MemoryStore:
-    store = MemoryStore(**options)
-    for number in numbers:
-        put_release(store, number)
-    age(store)
-    return store
-
-
-def run(store: Any, *pointers: Pointer, **options: Any) -> Collected:
-    return collect(store, lambda: view(*pointers), RETENTION, jobs=2, **options)
-
-
-def left(store: MemoryStore) -> set[str]:
-    return {key for key in store.snapshot() if not key.startswith("gc/")}
-
-
-def keys(*numbers: int) -> set[str]:
-    return {key for number in numbers for key in keys_of(published(number))}
-
+from tests.fakes.store import FaultyStore, MemoryStore
 
 # --- what goes
 
@@ -240,105 +205,6 @@ def test_what_cut_writers_left_goes_too_where_a_store_knows_of_it() -> None:
     assert run(store, dry_run=True).left_over == 0
 
 
-# --- when nothing can go
-
-
-def test_who_cannot_read_the_channels_removes_nothing() -> None:
-    store = filled(1, 2)
-
-    def look() -> View:
-        raise TrustError("the channel stable has run out", hint="`recast refresh`")
-
-    with pytest.raises(TrustError, match="has run out"):
-        collect(store, look, RETENTION)
-    assert left(store) == keys(1, 2)
-    assert not [key for key in store.snapshot() if key.startswith(LEASES)]
-
-
-@pytest.mark.parametrize("reason", ["held", "young", "to go back to"])
-@pytest.mark.parametrize("data", [b"", b"{", b'{"image": "edge-web"}'])
-def test_a_damaged_description_of_what_stays_stops_everything(reason: str, data: bytes) -> None:
-    store = filled(1, 2, 3)
-    key = release_key("edge-web", published(2).version)
-    store.corrupt(key, data)
-    if reason != "young":
-        store.age(key, 2 * WEEK)
-    pointers = {
-        "held": pointer("stable", published(2)),
-        "young": pointer("stable", published(3)),
-        "to go back to": pointer("stable", published(3), history=[published(2)]),
-    }
-    before = left(store)
-    with pytest.raises(TrustError) as caught:
-        run(store, pointers[reason])
-    assert key in caught.value.message
-    assert "nothing can be removed" in caught.value.message
-    assert left(store) == before
-
-
-def test_a_damaged_description_of_what_goes_is_no_obstacle() -> None:
-    store = filled(1, 2)
-    key = release_key("edge-web", published(1).version)
-    store.corrupt(key, b"{")
-    store.age(key, 2 * WEEK)
-    run(store, pointer("stable", published(2)))
-    assert left(store) == keys(2)
-
-
-@pytest.mark.parametrize("fault", ["5xx", "timeout", "unreadable"])
-def test_a_store_that_cannot_be_read_loses_nothing(fault: Any) -> None:
-    inner = filled(1, 2)
-    with pytest.raises((NetworkError, HostError)):
-        run(FaultyStore(inner, fault, only=("list", "get_changed")), pointer("dev", published(1)))
-    assert left(inner) == keys(1, 2)
-
-
-@pytest.mark.parametrize("fault", ["short body", "wrong bytes"])
-def test_bytes_that_arrive_damaged_lose_nothing_that_stays(fault: Any) -> None:
-    inner = filled(1, 2)
-    stable = pointer("stable", published(2), history=[published(1)])
-    with pytest.raises(TrustError, match="nothing can be removed"):
-        run(FaultyStore(inner, fault, only=("get",)), stable)
-    assert left(inner) == keys(1, 2)
-
-
-def test_no_bit_of_a_description_can_flip_and_cost_an_object() -> None:
-    """Nobody has signed the description of what a channel only can go back to."""
-    stable = pointer("stable", published(2), history=[published(1)])
-    key = release_key("edge-web", published(1).version)
-    good = filled(1, 2)
-    data = good.get(key, limit=1 << 20)
-    refused = 0
-    for bit in range(3, len(data) * 8, 41):
-        store = MemoryStore()
-        store.restore(good.snapshot())
-        flipped = bytearray(data)
-        flipped[bit // 8] ^= 1 << bit % 8
-        store.corrupt(key, bytes(flipped))
-        age(store)
-        try:
-            run(store, stable)
-        except TrustError:
-            refused += 1
-        assert left(store) == keys(1, 2), f"bit {bit}"
-    assert refused > 100
-
-
-def test_a_store_that_cannot_be_written_says_so() -> None:
-    inner = filled(1)
-    with pytest.raises(HostError, match="Read-only"):
-        run(FaultyStore(inner, "read-only"))
-    assert left(inner) == keys(1)
-
-
-def test_a_stop_is_obeyed() -> None:
-    store, stop = filled(1), Stop()
-    stop.set()
-    with pytest.raises(Interrupted):
-        run(store, stop=stop)
-    assert left(store) == keys(1)
-
-
 # --- what it notices
 
 
@@ -401,129 +267,6 @@ def test_a_channel_that_takes_up_a_release_at_the_last_moment_has_it_whole() -> 
     found = collect(store, lambda: next(looks), RETENTION)
     assert left(store) == keys(2)
     assert found.repaired == [release_key("edge-web", published(2).version)]
-
-
-# --- killed, and several at once
-
-
-def deaths(make: Callable[[], MemoryStore], *pointers: Pointer) -> int:
-    """How many writing operations a whole run has."""
-    store = FaultyStore(make())
-    collect(store, lambda: view(*pointers), RETENTION, jobs=1)
-    return store.writes
-
-
-@pytest.mark.parametrize("cut", ["before", "after"])
-def test_killed_at_any_write_it_has_lost_nothing_and_the_next_goes_on(cut: Any) -> None:
-    stable = pointer("stable", published(2), history=[published(1)])
-
-    def make() -> MemoryStore:
-        store = filled(0, 1, 2, 3, 5)
-        store_now(store)
-        return store
-
-    count = deaths(make, stable)
-    assert count > 15
-    for number in range(1, count + 1):
-        inner = make()
-        with pytest.raises(Cut):
-            collect(
-                FaultyStore(inner, cut_at=number, cut=cut), lambda: view(stable), RETENTION, jobs=1
-            )
-        assert left(inner) >= keys(1, 2)
-        collect(inner, lambda: view(stable), RETENTION)
-        assert left(inner) == keys(1, 2)
-    age(inner, [key for key in inner.snapshot() if key.startswith(LEASES)])
-    collect(inner, lambda: view(stable), RETENTION)
-    assert set(inner.snapshot()) == keys(1, 2) | {MARKER}, "a dead collector's lease goes"
-
-
-def test_a_collector_that_stood_still_for_too_long_removes_nothing_more() -> None:
-    store = filled(1, 2)
-    seconds = iter([0.0, 0.0, 0.0, *[200.0] * 99])
-    with pytest.raises(BusyError, match="interrupted for too long") as caught:
-        collect(store, lambda: view(), RETENTION, jobs=1, monotonic=lambda: next(seconds))
-    assert "recast gc" in caught.value.hint
-    assert len(keys(1, 2) - left(store)) == 1
-
-
-def test_a_lease_is_renewed_while_it_is_needed_and_ends_with_it() -> None:
-    store, seconds = MemoryStore(), [0.0]
-    with Lease(store, lambda: seconds[0]) as lease:
-        first = store.find(lease.key)
-        for _ in range(10):
-            seconds[0] += 70
-            lease.check()
-        later = store.find(lease.key)
-        assert first
-        assert later
-        assert later.modified > first.modified
-    assert store.find(lease.key) is None
-
-
-def test_a_lease_that_another_has_cleared_away_is_lost() -> None:
-    store, seconds = MemoryStore(), [0.0]
-    with Lease(store, lambda: seconds[0]) as lease:
-        store.delete(lease.key)
-        seconds[0] = 70
-        with pytest.raises(BusyError):
-            lease.check()
-
-
-# --- those who write meanwhile
-
-
-def test_who_writes_waits_for_collectors_that_were_there_and_no_others() -> None:
-    store = MemoryStore()
-    assert wait_for_collectors(store) is False
-    first = Lease(store).__enter__()
-    slept = []
-
-    def sleep(seconds: float) -> None:
-        slept.append(seconds)
-        if len(slept) == 1:
-            store.create(f"{LEASES}later.json", b"{}")
-        if len(slept) == 3:
-            first.__exit__(None, None, None)
-
-    assert wait_for_collectors(store, sleep=sleep) is True
-    assert len(slept) == 3
-
-
-def test_a_killed_collector_is_not_waited_for_longer_than_its_lease_lives() -> None:
-    clock = [datetime(2026, 3, 1, tzinfo=UTC)]
-    store = MemoryStore(now=lambda: clock[0], skew=timedelta(days=-3))
-    store.create(f"{LEASES}dead.json", b"{}")
-
-    def sleep(_seconds: float) -> None:
-        clock[0] += timedelta(seconds=LIFE / 3)
-
-    begun = clock[0]
-    assert wait_for_collectors(store, sleep=sleep) is True
-    assert clock[0] - begun == timedelta(seconds=LIFE)
-    assert wait_for_collectors(store, sleep=sleep) is False
-
-
-def test_a_wait_can_be_stopped() -> None:
-    store, stop = MemoryStore(), Stop()
-    store.create(f"{LEASES}x.json", b"{}")
-    stop.set()
-    with pytest.raises(Interrupted):
-        wait_for_collectors(store, stop, sleep=lambda _: None)
-
-
-def test_the_time_is_the_stores() -> None:
-    moment = datetime(2031, 1, 2, 3, tzinfo=UTC)
-    store = MemoryStore(now=lambda: moment)
-    assert store_now(store) == moment
-    moment += timedelta(hours=1)
-    assert store_now(store) == moment
-
-
-def test_the_helper_that_publishes_makes_whole_releases() -> None:
-    """What the tests here stand on."""
-    release: PublishedRelease = put_release(MemoryStore(), 3)
-    assert len(keys_of(release)) == len(names_of(3)) + 1
 
 
 # --- on a disk

@@ -1,125 +1,41 @@
-"""Which release may enter which channel: every gate, and the laws that they keep together."""
+"""Which release may enter which channel: every gate by itself."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from pipeline.models.channel import ChannelDefinition, Gates
 from pipeline.models.pointer import (
-    Held,
     Pointer,
     PublishedPart,
-    PublishedRelease,
-    Revocation,
-    StoredObject,
 )
 from pipeline.policy.promotion import (
     Approvals,
-    PromotionFacts,
     Stay,
     TestResult,
     judge,
     stays_of,
 )
 from pipeline.policy.verdict import Gate
-
-NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
-HOUR = timedelta(hours=1)
-MIB = 1 << 20
-
-
-def digest(number: int) -> str:
-    return f"{number:064x}"
-
-
-def release(number: int = 2, **changes: Any) -> PublishedRelease:
-    """The *number*th release of an image: a later commit than those with smaller numbers."""
-    commit = f"{number:040x}"
-    created = datetime(2026, 3, 1, tzinfo=UTC) + number * HOUR
-    values: dict[str, Any] = {
-        "image": "edge-web",
-        "version": f"{created:%Y%m%d.%H%M%S}.g{commit[-12:]}",
-        "commit": commit,
-        "created": created,
-        "build_key": "k",
-        "root_hash": digest(number),
-        "boot_digest": "b",
-        "manifest": StoredObject(digest=digest(900 + number), size=10),
-        "parts": {
-            "root": PublishedPart(file="r", digest=digest(100 + number), size=100 * MIB),
-            "uki": PublishedPart(file="u", digest=digest(200 + number), size=20 * MIB),
-        },
-        **changes,
-    }
-    return PublishedRelease(**values)
-
-
-def held(what: PublishedRelease, since: datetime, until: datetime) -> Held:
-    return Held(version=what.version, root_hash=what.root_hash, since=since, until=until)
-
-
-def revocation(what: PublishedRelease) -> Revocation:
-    return Revocation(
-        version=what.version, root_hash=what.root_hash, reason="it eats disks", when=NOW - HOUR
-    )
-
-
-def passed(what: PublishedRelease, provider: str = "qemu", **changes: Any) -> TestResult:
-    return replace(TestResult(provider, True, what.root_hash, NOW - 30 * HOUR), **changes)
-
-
-STABLE = ChannelDefinition(name="stable", gates=Gates(soak=24 * 3600.0))
-ONE = Approvals(1, ("anna",), ("anna", "bert"))
-
-
-def facts(**changes: Any) -> PromotionFacts:
-    """A promotion into stable to which nothing can be objected."""
-    good = PromotionFacts(
-        action="promote",
-        release=release(2),
-        channel=STABLE,
-        before="candidate",
-        approvals=ONE,
-        stays=(Stay(NOW - 25 * HOUR),),
-        present=release(1),
-        tests=(passed(release(2)),),
-        provenance=("builder",),
-        package_changes=3,
-    )
-    return replace(good, **changes)
-
-
-def back(**changes: Any) -> PromotionFacts:
-    """A rollback of stable from the third release to the first."""
-    return facts(
-        **{
-            "action": "rollback",
-            "release": release(1),
-            "present": release(3),
-            "history": (held(release(1), NOW - 90 * HOUR, NOW - 50 * HOUR),),
-            "stays": (),
-            "tests": (),
-            "provenance": (),
-            "package_changes": None,
-            **changes,
-        }
-    )
-
-
-def gate(name: str, **changes: Any) -> Gate:
-    (found,) = (each for each in judge(facts(**changes), NOW).gates if each.name == name)
-    return found
-
-
-def refusals(what: PromotionFacts) -> dict[str, str]:
-    return {each.name: each.reason for each in judge(what, NOW).refusals}
-
+from tests.fakes.promotions import (
+    HOUR,
+    MIB,
+    NOW,
+    STABLE,
+    back,
+    digest,
+    dirty,
+    facts,
+    gate,
+    held,
+    passed,
+    refusals,
+    release,
+    revocation,
+)
 
 NAMES = [
     "stored", "not revoked", "not frozen", "not there", "newer", "clean", "provenance",
@@ -152,13 +68,7 @@ def test_a_first_release_has_nothing_to_be_compared_with() -> None:
 
 def test_the_first_channel_asks_for_no_soak_and_takes_dirty_builds() -> None:
     dev = ChannelDefinition(name="dev")
-    assert judge(facts(channel=dev, before=None, stays=(), release=_dirty(2)), NOW).allowed
-
-
-def _dirty(number: int, digits: str = "01234567", **changes: Any) -> PublishedRelease:
-    plain = release(number)
-    version = f"{plain.version}.dirty.{digits}"
-    return release(number, **{"version": version, "dirty": True, **changes})
+    assert judge(facts(channel=dev, before=None, stays=(), release=dirty(2)), NOW).allowed
 
 
 # --- one gate at a time
@@ -209,19 +119,19 @@ def test_commits_of_one_second_are_in_the_order_of_their_versions() -> None:
 
 
 def test_builds_of_one_commit_are_in_the_order_of_building() -> None:
-    early, late = _dirty(2, "ffffffff", built=NOW), _dirty(2, "00000000", built=NOW + HOUR)
+    early, late = dirty(2, "ffffffff", built=NOW), dirty(2, "00000000", built=NOW + HOUR)
     assert gate("newer", release=late, present=early).passed
     assert not gate("newer", release=early, present=late).passed
 
 
 def test_builds_of_one_commit_without_a_known_order_may_follow_each_other() -> None:
-    one, two = _dirty(2, "ffffffff"), _dirty(2, "00000000")
+    one, two = dirty(2, "ffffffff"), dirty(2, "00000000")
     for new, old in ((one, two), (two, one), (release(2), one), (one, release(2))):
         assert gate("newer", release=new, present=old).passed
 
 
 def test_a_dirty_build_stays_in_the_first_channel() -> None:
-    found = refusals(facts(release=_dirty(2), tests=(passed(release(2)),)))
+    found = refusals(facts(release=dirty(2), tests=(passed(release(2)),)))
     assert list(found) == ["clean"]
     assert "cannot leave the first channel" in found["clean"]
 
@@ -439,166 +349,3 @@ def test_a_pointer_tells_when_a_release_was_there() -> None:
     assert stays_of(pointer, release(3)) == ()
     assert stays_of(pointer, release(2, root_hash="ef" * 32)) == (), "another root soaks anew"
     assert stays_of(None, second) == ()
-
-
-# --- laws
-
-MOMENTS = st.integers(-(10**6), 10**6).map(lambda seconds: NOW + timedelta(seconds=seconds))
-RELEASES = st.one_of(
-    st.integers(0, 4).map(release),
-    st.builds(lambda n, d: _dirty(n, f"{d:08x}"), st.integers(0, 4), st.integers(0, 2)),
-)
-PEOPLE = st.lists(st.sampled_from(["anna", "bert", "carl"]), max_size=3).map(tuple)
-
-
-@st.composite
-def stays(draw: st.DrawFn) -> Stay:
-    since = draw(MOMENTS)
-    until = draw(st.none() | st.integers(0, 10**6).map(lambda s: since + timedelta(seconds=s)))
-    return Stay(since, until)
-
-
-RESULTS = st.builds(
-    TestResult,
-    st.sampled_from(["qemu", "aws"]),
-    st.booleans(),
-    st.integers(0, 4).map(digest),
-    MOMENTS,
-)
-CHANNELS = st.builds(
-    lambda gates: ChannelDefinition(name="stable", gates=gates),
-    st.builds(
-        Gates,
-        tests=st.sampled_from([(), ("qemu",), ("qemu", "aws")]),
-        soak=st.floats(0, 10**6),
-        max_package_changes=st.none() | st.integers(0, 9),
-        max_growth=st.none() | st.integers(1, 10**9),
-    ),
-)
-FACTS = st.builds(
-    PromotionFacts,
-    action=st.sampled_from(["promote", "rollback"]),
-    release=RELEASES,
-    channel=CHANNELS,
-    before=st.none() | st.just("candidate"),
-    approvals=st.builds(Approvals, st.integers(1, 3), PEOPLE, PEOPLE, st.booleans()),
-    stays=st.lists(stays(), max_size=3).map(tuple),
-    present=st.none() | RELEASES,
-    history=st.lists(RELEASES, max_size=3).map(
-        lambda many: tuple(held(each, NOW - HOUR, NOW) for each in many)
-    ),
-    previous=st.none() | RELEASES,
-    frozen=st.sampled_from(["", "audit"]),
-    revocations=st.lists(RELEASES, max_size=1).map(
-        lambda many: tuple(("dev", revocation(each)) for each in many)
-    ),
-    tests=st.lists(RESULTS, max_size=3).map(tuple),
-    provenance=st.sampled_from([(), ("builder",)]),
-    problems=st.dictionaries(st.sampled_from(["provenance", "qemu"]), st.just("bad"), max_size=1),
-    missing=st.sampled_from([(), ("objects/ab/abcd",)]),
-    package_changes=st.none() | st.integers(0, 12),
-)
-
-
-@given(FACTS, MOMENTS)
-def test_every_question_is_answered_with_every_gate(what: PromotionFacts, now: datetime) -> None:
-    verdict = judge(what, now)
-    names = [each.name for each in verdict.gates]
-    tests = [f"tests on {name}" for name in what.channel.gates.tests] or ["tests"]
-    order = "newer" if what.action == "promote" else "held before"
-    assert names == [
-        "stored", "not revoked", "not frozen", "not there", order, "clean",
-        "provenance", *tests, "soak", "package changes", "growth", "approvals",
-    ]  # fmt: skip
-    assert all(each.reason for each in verdict.gates)
-    assert all(each.opens is None or not each.passed for each in verdict.gates)
-    assert judge(what, now) == verdict
-
-
-@given(FACTS, MOMENTS)
-def test_nothing_revoked_is_ever_allowed(what: PromotionFacts, now: datetime) -> None:
-    revoked = (("dev", revocation(what.release)),)
-    assert not judge(replace(what, revocations=revoked), now).allowed
-
-
-@given(FACTS, MOMENTS)
-def test_these_alone_always_stand_in_the_way(what: PromotionFacts, now: datetime) -> None:
-    for change in ({"frozen": "x"}, {"missing": ("k",)}, {"present": what.release}):
-        assert not judge(replace(what, **change), now).allowed
-    stranger = replace(what.approvals, signed=("eve",), keyholders=("anna",))
-    assert not judge(replace(what, approvals=stranger), now).allowed
-
-
-@given(FACTS, MOMENTS)
-def test_a_dirty_build_never_leaves_the_first_channel(what: PromotionFacts, now: datetime) -> None:
-    if what.release.dirty and what.before is not None:
-        assert not judge(what, now).allowed
-
-
-@given(FACTS, MOMENTS, st.integers(0, 10**7))
-def test_time_never_closes_a_gate(what: PromotionFacts, now: datetime, seconds: int) -> None:
-    later = judge(what, now + timedelta(seconds=seconds))
-    for before, after in zip(judge(what, now).gates, later.gates, strict=True):
-        assert after.passed or not before.passed
-
-
-@given(FACTS, MOMENTS, st.floats(0, 10**6))
-def test_a_longer_stay_never_closes_a_gate(
-    what: PromotionFacts, now: datetime, more: float
-) -> None:
-    longer = tuple(replace(each, since=each.since - timedelta(seconds=more)) for each in what.stays)
-    before, after = judge(what, now), judge(replace(what, stays=longer), now)
-    assert after.allowed or not before.allowed
-
-
-@given(FACTS, MOMENTS)
-def test_a_shorter_demand_never_closes_a_gate(what: PromotionFacts, now: datetime) -> None:
-    gates = what.channel.gates.model_copy(
-        update={"soak": 0.0, "max_package_changes": None, "max_growth": None, "tests": ()}
-    )
-    easier = replace(what, channel=what.channel.model_copy(update={"gates": gates}))
-    assert judge(easier, now).allowed or not judge(what, now).allowed
-
-
-@given(FACTS, MOMENTS)
-def test_another_signature_never_closes_a_gate(what: PromotionFacts, now: datetime) -> None:
-    more = replace(what.approvals, signed=(*what.approvals.signed, "carl"))
-    assert judge(replace(what, approvals=more), now).allowed or not judge(what, now).allowed
-
-
-@given(FACTS, MOMENTS, RESULTS)
-def test_a_failed_test_never_opens_a_gate(
-    what: PromotionFacts, now: datetime, result: TestResult
-) -> None:
-    worse = replace(what, tests=(*what.tests, replace(result, passed=False)))
-    assert judge(what, now).allowed or not judge(worse, now).allowed
-
-
-@given(FACTS, MOMENTS)
-def test_when_time_alone_opens_it_it_is_open_then_and_not_before(
-    what: PromotionFacts, now: datetime
-) -> None:
-    opens = judge(what, now).opens
-    if opens is not None:
-        assert opens > now
-        assert judge(what, opens).allowed
-        assert not judge(what, opens - timedelta(milliseconds=1)).allowed
-
-
-@given(FACTS, MOMENTS)
-def test_a_promotion_never_replaces_a_release_by_an_older_one(
-    what: PromotionFacts, now: datetime
-) -> None:
-    verdict = judge(what, now)
-    if what.action == "promote" and what.present is not None and verdict.allowed:
-        assert what.release.created >= what.present.created
-
-
-@given(RELEASES, RELEASES)
-def test_of_two_clean_releases_only_one_can_follow_the_other(
-    one: PublishedRelease, two: PublishedRelease
-) -> None:
-    if not (one.dirty or two.dirty):
-        forth = gate("newer", release=one, present=two).passed
-        back_again = gate("newer", release=two, present=one).passed
-        assert forth + back_again == (one != two)
