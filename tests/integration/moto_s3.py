@@ -1,8 +1,8 @@
 """moto's S3 server, over real HTTP on loopback: it knows conditional writes.
 
-What it does not do, and AWS does: it checks no checksum and no signature, and takes two steps for
-a conditional write and for the completion of an upload. The latter is mended here by a lock, so
-that it stands for a server that keeps writers apart.
+What it does not do, and AWS does: it checks no checksum and no signature; it takes two steps for
+a conditional write and for the completion of an upload; and it fails for an upload that has ended.
+All but the first is mended here, so that it stands for a server that keeps writers apart.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ CREDENTIALS = SECRETS | {
 @pytest.fixture(scope="session")
 def moto_url() -> Iterator[str]:
     """The URL of a server that runs until the tests end."""
-    from moto.s3 import responses
+    from moto.s3 import models, responses
     from moto.server import ThreadedMotoServer
 
     lock = threading.Lock()
@@ -40,6 +40,8 @@ def moto_url() -> Iterator[str]:
         patches.setattr(
             responses.S3Response, name, _one_at_a_time(getattr(responses.S3Response, name), lock)
         )
+    for name in ("upload_part", "complete_multipart_upload"):
+        patches.setattr(models.S3Backend, name, _of_an_upload(getattr(models.S3Backend, name)))
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     try:
@@ -56,6 +58,17 @@ def _one_at_a_time(method: Callable[..., Any], lock: threading.Lock) -> Callable
             return method(*args)
 
     return locked
+
+
+def _of_an_upload(method: Callable[..., Any]) -> Callable[..., Any]:
+    from moto.s3.exceptions import NoSuchUpload
+
+    def checked(backend: Any, bucket: str, upload: str, *args: Any, **named: Any) -> Any:
+        if upload not in backend.get_bucket(bucket).multiparts:
+            raise NoSuchUpload(upload)
+        return method(backend, bucket, upload, *args, **named)
+
+    return checked
 
 
 @pytest.fixture
