@@ -57,7 +57,7 @@ def read_object(
         if given > size:
             raise _damaged(store, key, f"it stands for more than {size} bytes")
         yield piece
-    for _ in source.pieces():  # what comes after the end of a frame
+    for _ in source.pieces():  # what a decompressor leaves
         pass
     if source.hasher.hexdigest() != stored.digest:
         raise _damaged(store, key, "its bytes have another digest")
@@ -179,7 +179,10 @@ def _decompressed(store: Reader, key: str, source: _Hashed) -> Iterator[bytes]:
 
     decompressor = zstandard.ZstdDecompressor(max_window_size=_WINDOW)
     try:
-        with decompressor.stream_reader(cast(IO[bytes], source), closefd=False) as reader:
+        unpacked = decompressor.stream_reader(
+            cast(IO[bytes], source), read_across_frames=True, closefd=False
+        )
+        with unpacked as reader:
             while piece := reader.read(_PIECE):
                 yield piece
     except zstandard.ZstdError as error:

@@ -1,14 +1,17 @@
 """Make files ready for a store: read once, verified against their digest, and compressed.
 
-The same bytes give the same object with one version of zstandard, whatever the machine: libzstd's
-output does not depend on how many threads it has, as long as it has one of its own.
+A compressed object is a row of zstandard frames, each of 8 MiB of the file: they are made side by
+side, and the same bytes give the same object with one version of zstandard, however many cores a
+machine has.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -24,10 +27,12 @@ if TYPE_CHECKING:
 LEVEL = 3
 """zstandard's level: faster than most links, and near to what slower ones reach."""
 
-_READ = 1 << 20
-_THREADS = min(4, os.cpu_count() or 1)  # each has some 20 MiB of buffers
+FRAME = 8 << 20
+"""Bytes of a file that become one frame."""
+
+_THREADS = min(8, os.cpu_count() or 1)  # each has some 20 MiB of buffers
 _WORTH = 0.97  # larger than this share of the bytes, and reading them back costs more than it saves
-_SAMPLE = 16 << 20  # bytes after which what does not get smaller is no longer tried
+_SAMPLE = 2  # frames after which what does not get smaller is no longer tried
 
 
 @dataclass(frozen=True)
@@ -103,36 +108,40 @@ def _compress(
     piece: Piece, target: IO[bytes], meter: Meter, stop: Stop, level: int
 ) -> tuple[str, StoredObject | None]:
     """The digest of the bytes, and what they became; None if compression does not help."""
-    import zstandard
-
-    compressor = zstandard.ZstdCompressor(level=level, threads=_THREADS)
-    stream = compressor.compressobj(size=piece.size)
     raw, packed = hashlib.sha256(), hashlib.sha256()
-    done = size = 0
+    made: deque[Future[bytes]] = deque()
+    size = frames = 0
     worth = True
-    for block in _blocks(piece, stop):
-        raw.update(block)
-        done += len(block)
-        meter.add(len(block))
-        if not worth:
-            continue
-        out = stream.compress(block)
-        if done == _SAMPLE:
-            # Blocks come in fixed sizes, so that this decision depends on the bytes alone.
-            out += stream.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK)
-            worth = size + len(out) < _WORTH * done
-        packed.update(out)
-        size += len(out)
-        target.write(out)
-    if not worth:
-        return raw.hexdigest(), None
-    out = stream.flush()
-    packed.update(out)
-    size += len(out)
-    target.write(out)
-    if size >= _WORTH * piece.size:
+
+    def keep(count: int) -> None:
+        """Write what is done, in order, until *count* frames are left."""
+        nonlocal size, frames, worth
+        while len(made) > count:
+            frame = made.popleft().result()
+            packed.update(frame)
+            target.write(frame)
+            size += len(frame)
+            frames += 1
+            if frames == _SAMPLE:
+                worth = size < _WORTH * _SAMPLE * FRAME
+
+    with ThreadPoolExecutor(max_workers=_THREADS) as pool:
+        for block in _blocks(piece, stop):
+            if worth:
+                made.append(pool.submit(_frame, block, level))
+            raw.update(block)
+            meter.add(len(block))
+            keep(_THREADS)
+        keep(0)
+    if not worth or size >= _WORTH * piece.size:
         return raw.hexdigest(), None
     return raw.hexdigest(), StoredObject(digest=packed.hexdigest(), size=size, encoding="zstd")
+
+
+def _frame(block: bytes, level: int) -> bytes:
+    import zstandard
+
+    return zstandard.ZstdCompressor(level=level).compress(block)
 
 
 def _blocks(piece: Piece, stop: Stop) -> Iterator[bytes]:
@@ -142,7 +151,7 @@ def _blocks(piece: Piece, stop: Stop) -> Iterator[bytes]:
             left = piece.size
             while left:
                 stop.check()
-                block = file.read(min(_READ, left))
+                block = file.read(min(FRAME, left))
                 if not block:
                     raise _cut(piece.path)
                 left -= len(block)

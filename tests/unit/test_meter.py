@@ -11,7 +11,7 @@ from pipeline import digest
 from pipeline.channels.meter import Meter, Progress
 from pipeline.channels.packing import Piece, pack
 from pipeline.channels.threads import LinkedStop, do_all
-from pipeline.command import Stop
+from pipeline.command import Stop, run
 from pipeline.errors import DiskFullError, Interrupted
 
 MIB = 1 << 20
@@ -88,6 +88,16 @@ def test_some_bytes_of_a_file_that_do_not_get_smaller_become_a_file(tmp_path: Pa
     packed = pack(Piece(tmp_path / "disk", 500, 3000), tmp_path / "draft", SILENT, Stop())
     assert packed.source.read_bytes() == data
     assert packed.stored.digest == digest.of_bytes(data)
+
+
+def test_a_large_file_is_a_row_of_frames_that_any_zstd_reads(tmp_path: Path) -> None:
+    path = tmp_path / "root"
+    path.write_bytes(b"".join(b"line %d of a log\n" % n for n in range(1_200_000)))
+    packed = pack(Piece(path, 0, path.stat().st_size), tmp_path / "draft", SILENT, Stop())
+    assert packed.stored.size == packed.source.stat().st_size
+    assert packed.stored.digest == digest.of_file(packed.source)
+    unpacked = run(["zstd", "-dc", str(packed.source)]).stdout
+    assert digest.of_bytes(unpacked.encode()) == digest.of_file(path)
 
 
 def test_no_room_to_compress_into_is_told_as_that(tmp_path: Path) -> None:
