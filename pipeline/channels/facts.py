@@ -112,16 +112,6 @@ def look_at(desk: Desk, release: PublishedRelease, kind: str = "") -> Iterator[E
             yield Examined(each, found)
 
 
-def stored_objects(release: PublishedRelease) -> list[StoredObject]:
-    """Every object of the store that *release* consists of, each once."""
-    found = [release.manifest, *(each.stored for each in release.evidence)]
-    for part in release.parts.values():
-        if part.stored is not None:
-            found.append(part.stored)
-        found += [e.stored for e in part.extents or () if e.stored is not None]
-    return list({each.digest: each for each in found}.values())
-
-
 def find_missing(desk: Desk, release: PublishedRelease) -> tuple[str, ...]:
     """The keys of the objects of *release* that are not in the store.
 
@@ -142,7 +132,7 @@ def find_missing(desk: Desk, release: PublishedRelease) -> tuple[str, ...]:
         return key if info is None else None
 
     with ThreadPoolExecutor(max_workers=_AT_ONCE) as pool:
-        return tuple(key for key in pool.map(check, stored_objects(release)) if key is not None)
+        return tuple(key for key in pool.map(check, release.objects) if key is not None)
 
 
 def touch_objects(desk: Desk, release: PublishedRelease) -> None:
@@ -154,7 +144,7 @@ def touch_objects(desk: Desk, release: PublishedRelease) -> None:
         UsageError: one is not in the store any more.
         NetworkError, HostError: the store cannot be written.
     """
-    keys = [object_key(each.digest) for each in stored_objects(release)]
+    keys = [object_key(each.digest) for each in release.objects]
     keys.append(release_key(release.image, release.version))
     try:
         with ThreadPoolExecutor(max_workers=_AT_ONCE) as pool:

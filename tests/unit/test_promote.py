@@ -12,7 +12,6 @@ import pytest
 from pipeline import digest
 from pipeline.channels.choose import choose_for, require_image
 from pipeline.channels.desk import Desk
-from pipeline.channels.facts import stored_objects
 from pipeline.channels.promote import (
     GatesError,
     Promotion,
@@ -259,7 +258,7 @@ def test_older_than_what_is_there_needs_a_rollback(world: World) -> None:
 def test_objects_are_made_young_before_the_channel_names_them(world: World) -> None:
     release = world.publish()
     assert isinstance(world.store, MemoryStore)
-    keys = [object_key(each.digest) for each in stored_objects(release)]
+    keys = [object_key(each.digest) for each in release.objects]
     keys.append(release_key("edge-web", release.version))
     for key in keys:
         world.store.age(key, timedelta(days=30))
