@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from pipeline import digest, releases
 from pipeline.errors import DigestError, TrustError, UsageError
+from pipeline.models.fields import first_problem
 from pipeline.models.pointer import Evidence, PublishedRelease
 from pipeline.models.release import Release
 from pipeline.store.base import Info, MissingError, Reader, object_key, release_key
@@ -178,10 +179,8 @@ def parse_description(store: Reader, image: str, version: str, data: bytes) -> P
     try:
         release = PublishedRelease.model_validate_json(data)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(map(str, first["loc"]))
         raise TrustError(
-            f"{key} in {store.url} is no description of a release: {place}: {first['msg']}",
+            f"{key} in {store.url} is no description of a release: {first_problem(error)}",
             hint=hint,
         ) from error
     if (release.image, release.version) != (image, version):
@@ -203,9 +202,7 @@ def read_manifest(store: Reader, release: PublishedRelease) -> Release:
     try:
         found = Release.model_validate_json(data)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        raise TrustError(f"{what} cannot be read: {place}: {first['msg']}") from error
+        raise TrustError(f"{what} cannot be read: {first_problem(error)}") from error
     if field := disagreement(release, found):
         raise TrustError(
             f"{what} and the store's description differ in: {field}",

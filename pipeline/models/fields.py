@@ -102,6 +102,13 @@ def refuse_entries(problems: Sequence[tuple[_Entry, str]]) -> None:
         )
 
 
+def first_problem(error: ValidationError) -> str:
+    """The first thing that is wrong with a value, and where: ``parts.root: Field required``."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    place = ".".join(map(str, first["loc"]))
+    return f"{place}: {first['msg']}" if place else first["msg"]
+
+
 def matching(pattern: str, expected: str) -> Callable[[str], str]:
     """A check that the whole of a text matches *pattern*; *expected* words what it wants."""
     compiled = re.compile(pattern)

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from pipeline import digest
 from pipeline.errors import DigestError, TrustError
+from pipeline.models.fields import first_problem
 from pipeline.store.base import object_key
 from pipeline.trust import layout, statements
 from pipeline.trust.statements import MAX_ENVELOPE, PAYLOAD_TYPE, ROOT_HASH, SHA256, Resource
@@ -144,7 +145,7 @@ def verify_evidence(
             hint=_PUBLISH_AGAIN,
         )
     _check_subjects(release, body.subject, what)
-    return _READERS[evidence.kind](release, evidence, body.predicate, signers, what)
+    return _READERS[evidence.kind](_Said(release, evidence, body.predicate, signers, what))
 
 
 def label(evidence: Evidence) -> str:
@@ -213,18 +214,30 @@ def _check_subjects(release: PublishedRelease, subjects: Sequence[Resource], wha
             )
 
 
-def _provenance(
-    release: PublishedRelease,
-    evidence: Evidence,
-    predicate: Mapping[str, object],
-    signers: tuple[str, ...],
-    what: str,
-) -> VerifiedProvenance:
-    found = _checked(statements.Provenance, predicate, what)
+@dataclass(frozen=True)
+class _Said:
+    """A statement about *release* that is signed as it must be; *what* it is for a person."""
+
+    release: PublishedRelease
+    evidence: Evidence
+    predicate: Mapping[str, object]
+    signers: tuple[str, ...]
+    what: str
+
+    def require(self, field: str, said: object, expected: object) -> None:
+        """Refuse it if it says something else than the release's description."""
+        if said != expected:
+            raise TrustError(
+                f"{self.what} says {field} {str(said)[:80]!r}, the release {expected!r}"
+            )
+
+
+def _provenance(said: _Said) -> VerifiedProvenance:
+    found = _checked(statements.Provenance, said)
     asked = found.build_definition.external_parameters
-    _must_agree(what, "image", asked.image, release.image)
-    _must_agree(what, "commit", asked.commit, release.commit)
-    _must_agree(what, "dirty", asked.dirty, release.dirty)
+    said.require("image", asked.image, said.release.image)
+    said.require("commit", asked.commit, said.release.commit)
+    said.require("dirty", asked.dirty, said.release.dirty)
     return VerifiedProvenance(
         image=asked.image,
         commit=asked.commit,
@@ -235,23 +248,17 @@ def _provenance(
         run=found.run_details.metadata.invocation_id,
         started=found.run_details.metadata.started_on,
         finished=found.run_details.metadata.finished_on,
-        signers=signers,
+        signers=said.signers,
     )
 
 
-def _test(
-    release: PublishedRelease,
-    evidence: Evidence,
-    predicate: Mapping[str, object],
-    signers: tuple[str, ...],
-    what: str,
-) -> VerifiedTest:
-    found = _checked(statements.ResultOfTests, predicate, what)
-    _must_agree(what, "provider", found.provider, evidence.provider)
+def _test(said: _Said) -> VerifiedTest:
+    found = _checked(statements.ResultOfTests, said)
+    said.require("provider", found.provider, said.evidence.provider)
     passed = found.result == "PASSED" and not found.failed_tests
     return VerifiedTest(
         provider=found.provider,
-        passed=passed and found.root_hash == release.root_hash and found.tests > 0,
+        passed=passed and found.root_hash == said.release.root_hash and found.tests > 0,
         root_hash=found.root_hash,
         when=found.finished,
         tests=found.tests,
@@ -259,33 +266,23 @@ def _test(
         tests_digest=found.configuration[0].digest.get(SHA256, ""),
         seconds=found.seconds,
         boot_seconds=found.boot_seconds,
-        signers=signers,
+        signers=said.signers,
     )
 
 
-def _sbom(
-    release: PublishedRelease,
-    evidence: Evidence,
-    predicate: Mapping[str, object],
-    signers: tuple[str, ...],
-    what: str,
-) -> VerifiedSbom:
-    found = _checked(statements.Reference, predicate, what).references[0]
-    part = release.parts.get("sbom")
+def _sbom(said: _Said) -> VerifiedSbom:
+    found = _checked(statements.Reference, said).references[0]
+    part = said.release.parts.get("sbom")
     named = found.digest.get(SHA256, "")
-    _must_agree(what, "digest", named, part.digest if part else "")
-    return VerifiedSbom(digest=named, media_type=found.media_type, signers=signers)
+    said.require("digest", named, part.digest if part else "")
+    return VerifiedSbom(digest=named, media_type=found.media_type, signers=said.signers)
 
 
-_Reader = Callable[
-    ["PublishedRelease", "Evidence", Mapping[str, object], tuple[str, ...], str], Verified
-]
-_READERS: Mapping[str, _Reader] = {"provenance": _provenance, "test": _test, "sbom": _sbom}
-
-
-def _must_agree(what: str, field: str, said: object, expected: object) -> None:
-    if said != expected:
-        raise TrustError(f"{what} says {field} {str(said)[:80]!r}, the release {expected!r}")
+_READERS: Mapping[str, Callable[[_Said], Verified]] = {
+    "provenance": _provenance,
+    "test": _test,
+    "sbom": _sbom,
+}
 
 
 def _understood(model: type[_Model], data: bytes, what: str) -> _Model:
@@ -295,15 +292,12 @@ def _understood(model: type[_Model], data: bytes, what: str) -> _Model:
         raise _unreadable(what, error) from error
 
 
-def _checked(model: type[_Model], data: Mapping[str, object], what: str) -> _Model:
+def _checked(model: type[_Model], said: _Said) -> _Model:
     try:
-        return model.model_validate(data)
+        return model.model_validate(said.predicate)
     except ValidationError as error:
-        raise _unreadable(what, error) from error
+        raise _unreadable(said.what, error) from error
 
 
 def _unreadable(what: str, error: ValidationError) -> TrustError:
-    first = error.errors(include_url=False, include_input=False)[0]
-    place = ".".join(map(str, first["loc"]))
-    reason = f"{place}: {first['msg']}" if place else first["msg"]
-    return TrustError(f"{what} cannot be understood: {reason}", hint=_PUBLISH_AGAIN)
+    return TrustError(f"{what} cannot be understood: {first_problem(error)}", hint=_PUBLISH_AGAIN)
