@@ -260,7 +260,8 @@ def test_two_runs_at_once_build_once(driver: Driver) -> None:
     assert sorted(driver.calls()) == sorted(
         f"{image} {stage}" for image in FAMILY for stage in ("build", "assemble", "scan", "test")
     )
-    assert any(": waiting: edge-base: run " in out for _, out, _ in ends)
+    waits = [f": waiting: {image}: run " for image in FAMILY]
+    assert any(wait in out for _, out, _ in ends for wait in waits)
     assert driver.scratch() == []
 
 
