@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from pipeline import digest, releases
 from pipeline.disk.assemble import Sizes
@@ -146,7 +147,7 @@ class _Bench:
         """Time one command of ours."""
         places = {"RECAST_PROJECT": self.folder, "RECAST_ARTIFACTS": self.artifacts}
         kept = {name: v for name, v in os.environ.items() if not name.startswith("RECAST_")}
-        return timed(
+        return _timed(
             [_BIN / "recast", *words],
             env={**kept, **{name: str(path) for name, path in places.items()}},
             log=self.log,
@@ -167,13 +168,13 @@ class _Bench:
             releases.save(folder, made.release.model_copy(update={"parts": parts}))
         store = self.folder / f"alone-{number}.store"
         argv = [sys.executable, "-c", _ROOT_ALONE, str(artifacts), str(store), _IMAGE]
-        return timed(argv, cwd=_REPOSITORY, log=self.log)
+        return _timed(argv, cwd=_REPOSITORY, log=self.log)
 
     def casync(self, made: _Made, store: str = "casync") -> Timing:
         """Time casync's chunking of the same root into a store of its own."""
         index = self.folder / f"{store}-{made.release.version}.caibx"
         chunks = self.folder / f"{store}.castr"
-        return timed(["casync", "make", f"--store={chunks}", index, made.root], log=self.log)
+        return _timed(["casync", "make", f"--store={chunks}", index, made.root], log=self.log)
 
     def _collect(self) -> None:
         """Take files of this host, as many as an image has."""
@@ -217,3 +218,9 @@ class _Bench:
         verdict.write_text(make_verdict(release).model_dump_json())
         shutil.rmtree(files["root"].parent)
         return _Made(release, folder / names["root"])
+
+
+def _timed(argv: Sequence[str | Path], **options: Any) -> Timing:
+    """Time a command while nothing is being written that others have left: we wait for the disk."""
+    os.sync()
+    return timed(argv, **options)
