@@ -32,7 +32,7 @@ COMMANDS: dict[str, str] = {
     "doctor": "Check this machine, and name what is missing.",
     "schema": "Print the JSON Schema of image definitions.",
     "plan": "Show what would be built, in which order, and why.",
-    "run": "Build, assemble, scan and test what has changed.",
+    "run": "Build, test and publish what has changed.",
     "build": "Build and assemble images, without testing them.",
     "test": "Boot releases in virtual machines and test them.",
     "images": "List images and their newest releases.",
