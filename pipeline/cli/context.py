@@ -292,11 +292,18 @@ class Context:
         """What is published under a version; see :class:`pipeline.engine.stage.Work`."""
         if self.find_root() is None:
             return None
+        from pipeline.channels.published import read_description
+        from pipeline.store.locate import open_configured
+
         try:
-            found = self.published.find(image, version)
+            store = open_configured(self.settings.store, self.project, self.artifacts)
+            described = read_description(store, image, version)
         except (NetworkError, HostError, TrustError):
             return None  # publishing will tell; building needs no store
-        return (found.root_hash, found.boot_digest, found.build_key) if found else None
+        if described is None:
+            return None
+        release, _ = described
+        return release.root_hash, release.boot_digest, release.build_key
 
     def providers(self, only: Sequence[str] = ()) -> dict[str, Booter]:
         """What boots a disk image, by name.

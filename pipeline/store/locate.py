@@ -42,6 +42,18 @@ def open_store(settings: StoreSettings, project: Path, artifacts: Path) -> Store
     return _local(_folder(url, project))
 
 
+def open_configured(settings: StoreSettings, project: Path, artifacts: Path) -> Reader:
+    """The same store as :func:`open_store`'s, or one that can only be read.
+
+    Raises:
+        UsageError: the URL means no store.
+    """
+    url = _url(settings)
+    if _scheme(url) in ("http", "https"):
+        return open_reader(url)
+    return open_store(settings, project, artifacts)
+
+
 def open_reader(url: str) -> Reader:
     """The store at *url*, to read; a relative path is relative to the current folder.
 

@@ -28,6 +28,7 @@ CONTEXT = {
     "${{ join(matrix.family.images, ' ') }}": "edge-base edge-web",
     "${{ vars.RECAST_KEYS }}": "online: awskms:alias/recast-online\ndev: awskms:alias/recast-dev",
     "${{ vars.RECAST_STORE }}": "s3://bucket/prefix",
+    "${{ vars.RECAST_STORE_URL }}": "https://releases.example/recast",
     "${{ inputs.image }}": "edge-web",
     "${{ inputs.version }}": "20260301.120000.g1a2b3c4d5e6f",
     "${{ inputs.channel }}": "candidate",

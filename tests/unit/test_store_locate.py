@@ -12,7 +12,7 @@ from pipeline.errors import UsageError
 from pipeline.models.settings import StoreSettings
 from pipeline.store.http import HttpStore
 from pipeline.store.local import LocalStore
-from pipeline.store.locate import open_reader, open_store
+from pipeline.store.locate import open_configured, open_reader, open_store
 
 PROJECT, ARTIFACTS = Path("/project"), Path("/elsewhere/artifacts")
 
@@ -146,3 +146,14 @@ def test_a_local_store_costs_no_library_for_others() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stderr.strip() == ""
+
+
+def test_where_reading_is_enough_a_web_server_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = StoreSettings()
+    assert isinstance(open_configured(settings, PROJECT, ARTIFACTS), LocalStore)
+    monkeypatch.setenv("RECAST_STORE", "https://releases.example/recast")
+    with pytest.raises(UsageError, match="can only be read"):
+        open_store(settings, PROJECT, ARTIFACTS)
+    store = open_configured(settings, PROJECT, ARTIFACTS)
+    assert isinstance(store, HttpStore)
+    assert store.url == "https://releases.example/recast"
