@@ -67,7 +67,8 @@ format: venv ## rewrite the sources in the house style
 	$(BIN)/ruff format .
 
 .PHONY: bench
-bench: system venv ## measure against plain diskimage-builder; writes artifacts/bench/latest.json
+bench: SYSTEM_PACKAGES += casync
+bench: system venv ## measure against plain diskimage-builder and casync; writes artifacts/bench/latest.json
 	$(AS_ROOT) $(BIN)/python -m tests.bench
 
 .PHONY: soak
