@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from pipeline.cli.context import Context, require_host
+from pipeline.cli.context import Context
 from pipeline.errors import Interrupted, RecastError, UsageError
 
 if TYPE_CHECKING:
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from pipeline.engine.stage import Stage
     from pipeline.models.release import Release
     from pipeline.models.run import RunRecord
+
+_TEST_PROGRAMS = ("qemu-system-x86_64", "qemu-img", "ssh", "ssh-keygen")
 
 
 class Unfinished(RecastError):
@@ -150,3 +153,42 @@ def unfinished(record: RunRecord) -> Unfinished:
         told += f"; skipped for it: {', '.join(skipped)}"
     log = f"`recast log {record.id} {' '.join(failed[0])}` shows all of it. " if failed else ""
     return Unfinished(told, f"{log}Once that is mended, {again}", code)
+
+
+def require_host(*, build: bool, test: bool) -> None:
+    """Refuse what this machine cannot do, before anything has started.
+
+    Args:
+        build: images are going to be built, which needs root.
+        test: machines are going to be booted.
+
+    Raises:
+        HostError: names everything that is missing, and the packages that bring it.
+    """
+    from pipeline import doctor
+
+    if build and os.geteuid() != 0:
+        raise HostError(
+            "building an image needs root (it makes mounts and enters the image's tree)",
+            hint="Run it with `sudo`. `recast plan` needs no root, nor does `recast test`.",
+        )
+    host = doctor.Host()
+    found: list[doctor.Finding] = []
+    if build:
+        found += [*doctor.check_programs(host), doctor.check_keyring(host)]
+        if host.which("unshare"):  # else that it is missing says it all
+            found.append(doctor.check_namespaces(host))
+    elif test:
+        found += [f for f in doctor.check_programs(host) if f.check in _TEST_PROGRAMS]
+    if test:
+        found.append(doctor.check_firmware(host))
+    elif build:
+        found = [f for f in found if f.check not in _TEST_PROGRAMS]
+    missing = [finding for finding in found if finding.state is doctor.State.MISSING]
+    if missing:
+        packages = doctor.packages(missing)
+        raise HostError(
+            "this machine lacks " + ", ".join(finding.check for finding in missing),
+            hint=(f"Install with `apt-get install {' '.join(packages)}`; " if packages else "")
+            + "`recast doctor` tells more.",
+        )

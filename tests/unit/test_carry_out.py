@@ -7,8 +7,7 @@ import os
 import pytest
 
 from pipeline import doctor
-from pipeline.cli.carry_out import unfinished
-from pipeline.cli.context import require_host
+from pipeline.cli.carry_out import require_host, unfinished
 from pipeline.errors import HostError
 from pipeline.models.run import ImageRun, StageRecord
 from tests.unit.test_monitors import RECORD
