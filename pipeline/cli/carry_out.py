@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from pipeline.cli.context import Context
-from pipeline.errors import Interrupted, RecastError, UsageError
+from pipeline.errors import HostError, Interrupted, RecastError, UsageError
 
 if TYPE_CHECKING:
     from pipeline.engine.plan import Plan, PlannedImage
