@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from pipeline.cli.context import Context
+from pipeline.cli.terminal import forget_stdout
 from pipeline.errors import HostError, Interrupted, RecastError, UsageError
 
 if TYPE_CHECKING:
@@ -80,6 +81,10 @@ def carry_out(
             trees=frozenset(trees),
         ),
     )
+    try:
+        sys.stdout.flush()
+    except OSError:  # whoever read has gone: how the run ended is told by its code all the same
+        forget_stdout()
     if record.outcome != "passed":
         raise unfinished(record)
 

@@ -136,7 +136,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         except (KeyboardInterrupt, click.Abort):
             return _fail("stopped on request", "", _INTERRUPTED, as_json)
         except (BrokenPipeError, SystemExit):  # the latter is how click tells of the former
-            _forget_stdout()
+            from pipeline.cli.terminal import forget_stdout
+
+            forget_stdout()
             return _BROKEN_PIPE
         except OSError as error:
             return _refused(error, as_json)
@@ -225,12 +227,6 @@ def _save_traceback(text: str) -> Path | None:
             (folder / name).write_text(text)
             return folder / name
     return None
-
-
-def _forget_stdout() -> None:
-    """Point stdout at nothing, or Python complains about the broken pipe once more at exit."""
-    with contextlib.suppress(OSError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

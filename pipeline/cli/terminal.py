@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import os
 import shutil
@@ -21,6 +22,7 @@ __all__ = [
     "coloured",
     "duration",
     "fitting_table",
+    "forget_stdout",
     "is_terminal",
     "printable",
     "table",
@@ -171,3 +173,9 @@ def ask_secret(what: str) -> str:
             hint=f"Set {variable}.",
         )
     return getpass.getpass(f"{what}: ", sys.stderr)
+
+
+def forget_stdout() -> None:
+    """Point stdout at nothing once its reader has gone, or Python complains of it at exit."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

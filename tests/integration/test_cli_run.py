@@ -22,6 +22,8 @@ GOLDEN = HERE.parent / "golden"
 FAMILY = {"edge-base": None, "edge-web": "edge-base"}
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts and loop devices need root")
 
+UNSET = ("COLUMNS", "GITHUB_STEP_SUMMARY", "PYTHONUNBUFFERED")
+
 
 class Driver:
     """Starts ``recast`` over fake stages, and looks at what is left of it."""
@@ -34,7 +36,7 @@ class Driver:
 
     def start(self, *args: str, **config: object) -> subprocess.Popen[str]:
         given = {"artifacts": str(self.artifacts), "images": FAMILY, **config}
-        env = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "GITHUB_STEP_SUMMARY")}
+        env = {k: v for k, v in os.environ.items() if k not in UNSET}
         env |= {"DRIVER": json.dumps(given), "RECAST_ARTIFACTS": str(self.artifacts)}
         env |= {"PYTHONPATH": str(HERE.parent.parent), "PYTHONUTF8": "1"}
         env |= {str(k): str(v) for k, v in dict(config.get("env") or {}).items()}  # type: ignore[call-overload]
