@@ -162,8 +162,14 @@ def _top(project: Path) -> Path:
 
 def _git(project: Path, *args: str) -> str:
     # A build may run as root in a user's clone: git then refuses unless the clone is named safe.
-    # Nothing is written there (optional locks), or the user would find files of root's.
-    settings = [f"safe.directory={_top(project)}", "log.showSignature=false", "core.quotePath=off"]
+    # Nothing is written there (no optional locks, and a diff that leaves the index as it is), or
+    # the user would find files of root's.
+    settings = [
+        f"safe.directory={_top(project)}",
+        "log.showSignature=false",
+        "core.quotePath=off",
+        "diff.autoRefreshIndex=false",
+    ]
     given = [word for setting in settings for word in ("-c", setting)]
     env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     argv = ["git", "--no-optional-locks", "-C", str(project), *given, *args]

@@ -5,7 +5,9 @@ And what moto does not do: it checks signatures, clocks and the bytes that it re
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -51,6 +53,35 @@ class TestS3StoreOnSwift(StoreContract):
         assert list(store.list()) == []
 
     # In place of those of the contract: here several may win, and that is what it says.
+
+    def test_readers_see_whole_objects_alone(
+        self, store: Store, again: Callable[[], Store]
+    ) -> None:
+        """A busy server may tell a write as a conflict; what is read is whole all the same."""
+        key = "metadata/timestamp.json"
+        states = [noise(50_000, str(n)) for n in range(10)]
+        store.replace(key, states[0], etag="")
+        done = threading.Event()
+
+        def act(number: int) -> object:
+            mine = again()
+            seen = set()
+            if number == 0:
+                try:
+                    for state in states[1:]:
+                        found = mine.find(key)
+                        assert found is not None
+                        with contextlib.suppress(ChangedError):
+                            mine.replace(key, state, etag=found.etag)
+                finally:
+                    done.set()
+            while not done.is_set():
+                with contextlib.suppress(ChangedError, NetworkError):
+                    seen.add(mine.get(key, limit=LIMIT))
+            seen.add(mine.get(key, limit=LIMIT))
+            return seen - set(states)
+
+        assert race(3, act) == [set()] * 3
 
     def test_of_many_that_create_one_wins(self, store: Store, again: Callable[[], Store]) -> None:
         stores = [again() for _ in range(self.racers)]
