@@ -36,7 +36,7 @@ def test_what_differs_and_what_fails_is_named(copy: Bench) -> None:
     ended = copy.run("run", "sampler", code=6)
     assert re.search(
         r"^sampler test: FAILED in .*: sampler_\S+ failed 1 of \d+ tests", ended.out, re.M
-    )
+    ), str(ended)
     assert "build: started" not in ended.out
     test = "images/sampler/tests/test_sampler.py::test_the_tap_is_open"
     assert f"{test}: AssertionError: somebody has closed the tap" in ended.out
