@@ -95,9 +95,12 @@ def changed_since(project: Path, rev: str) -> set[str]:
     """
     _top(project)
     within = ("--", *_BUILT_FROM, *_TOOLS)
-    untracked = _paths(_git(project, "ls-files", "-z", "--others", "--exclude-standard", *within))
+    # Not `git diff` of the work tree: without writing to the index, it calls a file that was
+    # merely touched a changed one.
+    edited = ("--others", "--modified", "--deleted", "--exclude-standard")
+    in_work_tree = _paths(_git(project, "ls-files", "-z", *edited, *within))
     if rev and not rev.strip("0"):
-        return untracked | _paths(_git(project, "ls-files", "-z", *within))
+        return in_work_tree | _paths(_git(project, "ls-files", "-z", *within))
     try:
         commit = _git(
             project, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{rev}^{{commit}}"
@@ -113,7 +116,7 @@ def changed_since(project: Path, rev: str) -> set[str]:
     except command.CommandError:  # no common history, or a shallow clone that lacks it
         base = commit
     names = ("--name-only", "--relative", "--no-renames", "--no-ext-diff")
-    return untracked | _paths(_git(project, "diff", "-z", *names, base, *within))
+    return in_work_tree | _paths(_git(project, "diff", "-z", "--cached", *names, base, *within))
 
 
 def _status(project: Path) -> list[str]:
@@ -162,13 +165,11 @@ def _top(project: Path) -> Path:
 
 def _git(project: Path, *args: str) -> str:
     # A build may run as root in a user's clone: git then refuses unless the clone is named safe.
-    # Nothing is written there (no optional locks, and a diff that leaves the index as it is), or
-    # the user would find files of root's.
+    # Nothing is written there, or the user would find files of root's.
     settings = [
         f"safe.directory={_top(project)}",
         "log.showSignature=false",
         "core.quotePath=off",
-        "diff.autoRefreshIndex=false",
     ]
     given = [word for setting in settings for word in ("-c", setting)]
     env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}

@@ -125,8 +125,8 @@ def test_looking_writes_nothing_into_a_users_clone(project: Path) -> None:
 
     os.utime(project / "images" / "web" / "image.yaml")  # git would like to refresh its index
     before = state()
-    source.read(project)
-    source.changed_since(project, "HEAD")
+    assert source.read(project).dirty is None
+    assert source.changed_since(project, "HEAD") == set(), "it was touched, and holds the same"
     assert state() == before
 
 

@@ -212,9 +212,9 @@ class QemuMachine:
         trouble = "nothing answered on its ssh port"
         while True:
             stop.check()
-            if self._fell_back():
-                continue
             fault = self.fault()
+            if self._fell_back():  # after the look at its faults, or one may come in between
+                continue
             if fault is not None:
                 raise self._boot_error(fault)
             if self._seconds() >= deadline:
