@@ -1,0 +1,1 @@
+"""Images to objects and back, with few bytes on the wire."""
