@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from pipeline.command import Stop
     from pipeline.models.checkin import Checkin
-    from pipeline.models.device import Attempt, Running
+    from pipeline.models.device import Attempt, Running, Step
     from pipeline.models.pointer import PublishedRelease
     from pipeline.policy.verdict import Gate
     from pipeline.transfer.base import Source
@@ -69,6 +69,7 @@ class Slots(Protocol):
         sequence: int,
         progress: Progress | None = None,
         stop: Stop | None = None,
+        until: Step = "activated",
     ) -> Attempt:
         """Go on with *attempt* from the step where it stands until it is ``activated``.
 
@@ -83,9 +84,11 @@ class Slots(Protocol):
             sequence: number of its boot entry; larger than any before.
             progress: hears how it goes.
             stop: ends it when set; what was done stays done.
+            until: the step after which to stop: ``staged`` leaves it to the boot loader to find
+                nothing new. One that is past it already is returned as it is.
 
         Returns:
-            The attempt, activated.
+            The attempt, at *until*.
 
         Raises:
             DigestError: what was put together is not what was signed.
