@@ -26,7 +26,10 @@ KERNEL_ARGUMENTS = (
     # Nobody is there to type: what cannot boot reboots, and the boot loader counts.
     "rd.shell=0",
     "rd.emergency=reboot",
-    "panic=30",
+    "panic=10",
+    # A power cut while an update names its slot may leave one half of the partition table damaged:
+    # the kernel then uses the other one, which by itself it would not.
+    "gpt",
 )
 """What every release has on its command line beside ``roothash=`` and ``recast.release=``."""
 
