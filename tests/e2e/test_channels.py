@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import IO
 
-from pipeline.channels.fetch import save_part
 from pipeline.store.http import HttpStore
+from pipeline.transfer.fetch import save_part
 from pipeline.trust.client import TrustClient
 from tests.e2e.harness import Bench, digests_of, unfinished
 

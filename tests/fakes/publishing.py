@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.channels.fetch import save_part
 from pipeline.channels.publish import Attestation
 from pipeline.channels.published import PublishedReleases, read_description
 from pipeline.models.pointer import PublishedRelease
 from pipeline.releases import Stored
 from pipeline.store.base import Store
+from pipeline.transfer.fetch import save_part
 from tests.fakes.store import FaultyStore
 
 PROVENANCE = Attestation("provenance", b"how it was made")

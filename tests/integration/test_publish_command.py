@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 
 from pipeline import command, source
-from pipeline.channels.fetch import save_part
 from pipeline.channels.published import PublishedReleases
 from pipeline.cli.context import Context
 from pipeline.cli.main import main
@@ -26,6 +25,7 @@ from pipeline.engine.plan import Plan
 from pipeline.errors import UsageError
 from pipeline.releases import Stored
 from pipeline.store.local import LocalStore
+from pipeline.transfer.fetch import save_part
 from tests.fakes.stored import MOMENT, store_whole
 
 DEFINITION = "name: {name}\ndistribution: debian\nrelease: trixie\n"

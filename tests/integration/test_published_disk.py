@@ -7,13 +7,13 @@ import random
 from pathlib import Path
 
 from pipeline import digest
-from pipeline.channels.fetch import save_part
 from pipeline.channels.publish import publish
 from pipeline.disk.assemble import Sizes
 from pipeline.disk.gpt import DiskParts, make_disk
 from pipeline.models.release import Part
 from pipeline.releases import Releases, save
 from pipeline.store.local import LocalStore
+from pipeline.transfer.fetch import save_part
 from tests.fakes.stored import make_release
 
 MIB = 1 << 20

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from pipeline import digest
-from pipeline.channels.fetch import read_object, save_part
 from pipeline.channels.publish import publish
 from pipeline.channels.published import PublishedReleases, read_manifest
 from pipeline.command import Stop
 from pipeline.errors import DigestError, Interrupted, TrustError, UsageError
 from pipeline.models.pointer import Extent, PublishedRelease, StoredObject
 from pipeline.store.base import MissingError, object_key, release_key
+from pipeline.transfer.fetch import read_object, save_part
 from tests.fakes.publishing import ON_QEMU, PROVENANCE
 from tests.fakes.store import FaultyStore, MemoryStore
 from tests.fakes.stored import MOMENT, store_whole
