@@ -21,6 +21,15 @@ def checkin_key(device: str) -> str:
     return f"checkins/{device}.json"
 
 
+def history_key(device: str, number: int) -> str:
+    """Where a report of how an update ended stays: ``checkins/history/<device>/….json``."""
+    return f"checkins/history/{device}/{number:012d}.json"
+
+
+KEY_FIELD = "key"
+"""Field of the payload beside those of `Checkin`: the machine's ed25519 key, 64 hex digits."""
+
+
 Outcome = Literal["ok", "waiting", "failed"]
 
 

@@ -1,9 +1,9 @@
 """What a store is: a flat space of objects, each a key and some bytes.
 
 Nearly everything in a store is written once and never changed, so a key names the same bytes for
-ever and any cache may keep them. The exceptions (:func:`is_replaced`): ``metadata/timestamp.json``,
-and the description of a release, ``releases/<image>/<version>.json``, to which tests elsewhere may
-add evidence; no machine reads that.
+ever and any cache may keep them. The exceptions (:func:`is_replaced`): ``metadata/timestamp.json``;
+the description of a release, ``releases/<image>/<version>.json``, to which tests elsewhere may
+add evidence; and what machines report, ``checkins/``. No machine reads the latter two.
 
 A key is a relative path of letters, digits and ``. _ - % / @ + =``; no part of it begins with a
 dot: hidden files are a folder's own.
@@ -208,7 +208,7 @@ def check_key(key: str) -> str:
 
 def is_replaced(key: str) -> bool:
     """May another object take the place of this one? Then a cache must ask each time."""
-    return key == "metadata/timestamp.json" or key.startswith("releases/")
+    return key == "metadata/timestamp.json" or key.startswith(("releases/", "checkins/"))
 
 
 def object_key(digest: str) -> str:
