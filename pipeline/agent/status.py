@@ -1,4 +1,4 @@
-"""What is going on on this machine, for its people and its programs: ``/run/recast/status.json``."""
+"""What goes on on this machine, for its people and its programs: ``/run/recast/status.json``."""
 
 from __future__ import annotations
 
