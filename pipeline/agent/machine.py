@@ -208,13 +208,13 @@ def _inhibitors() -> Iterable[str]:
     """What systemd-inhibit would list; its own list is a table that cannot be read safely."""
     try:
         answer = json.loads(run(_INHIBITORS, timeout=_SECONDS, separate=True).stdout)
-        rows = [tuple(row) for row in answer["data"][0]]
+        rows = [tuple(map(str, row[:4])) for row in answer["data"][0]]
     except (RecastError, ValueError, LookupError, TypeError):
         return  # without logind nobody can ask for anything
-    for what, who, why, mode, *_ in rows:
+    for what, who, why, mode in (row for row in rows if len(row) == 4):
         # `block`, and since systemd 257 `block-weak`.
-        if "shutdown" in str(what).split(":") and str(mode).startswith("block"):
-            yield f"{_short(str(who))} asks for no reboot: {_short(str(why))}"
+        if "shutdown" in what.split(":") and mode.startswith("block"):
+            yield f"{_short(who)} asks for no reboot: {_short(why)}"
 
 
 def _refusal(hook: Path) -> str:
