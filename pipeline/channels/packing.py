@@ -2,7 +2,8 @@
 
 A compressed object is a row of zstandard frames, each of 8 MiB of the file: they are made side by
 side, and the same bytes give the same object with one version of zstandard, however many cores a
-machine has.
+machine has. Where machines fetch a part, an index of its frames is made beside it
+(:mod:`pipeline.transfer.frames`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import IO, TYPE_CHECKING
 from pipeline.errors import BuildError
 from pipeline.files import explained
 from pipeline.models.pointer import StoredObject
+from pipeline.transfer.frames import FRAME, write_index
 
 if TYPE_CHECKING:
     from pipeline.channels.meter import Meter
@@ -26,9 +28,6 @@ if TYPE_CHECKING:
 
 LEVEL = 3
 """zstandard's level: faster than most links, and near to what slower ones reach."""
-
-FRAME = 8 << 20
-"""Bytes of a file that become one frame."""
 
 _THREADS = min(8, os.cpu_count() or 1)  # each has some 20 MiB of buffers
 _WORTH = 0.97  # larger than this share of the bytes, and reading them back costs more than it saves
@@ -43,12 +42,14 @@ class Piece:
         path: the file.
         offset, size: which of its bytes.
         digest: of these bytes; empty if that is not known beforehand.
+        indexed: is an index of its frames wanted? There is none for a single frame.
     """
 
     path: Path
     offset: int
     size: int
     digest: str = ""
+    indexed: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,50 @@ class Packed:
     Attributes:
         stored: what it will be in the store.
         source: the file with just these bytes.
+        index: of its frames; empty if there is none.
     """
 
     stored: StoredObject
     source: Path
+    index: bytes = b""
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """A frame as it may be stored: not compressed if there was no point in it.
+
+    Attributes:
+        data: its bytes, compressed.
+        digest: SHA-256 of its own bytes; empty if nobody wants it.
+    """
+
+    data: bytes | None
+    digest: bytes
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What became of the bytes of a piece.
+
+    Attributes:
+        digest: their SHA-256.
+        stored: the compressed object; None if compression does not help.
+        frames: for each frame its size there, and the digest of its own bytes.
+    """
+
+    digest: str
+    stored: StoredObject | None
+    frames: tuple[tuple[int, bytes], ...]
+
+    def index(self, piece: Piece) -> bytes:
+        """That of the frames, as they are stored."""
+        if not piece.indexed or piece.size <= FRAME:
+            return b""
+        if self.stored is not None:
+            return write_index(piece.size, self.frames)
+        sizes = (min(FRAME, piece.size - at) for at in range(0, piece.size, FRAME))
+        plain = [(size, digest) for size, (_, digest) in zip(sizes, self.frames, strict=True)]
+        return write_index(piece.size, plain)
 
 
 def pack(piece: Piece, scratch: Path, meter: Meter, stop: Stop, level: int = LEVEL) -> Packed:
@@ -81,19 +122,20 @@ def pack(piece: Piece, scratch: Path, meter: Meter, stop: Stop, level: int = LEV
     """
     whole = piece.offset == 0 and piece.size == _size(piece.path)
     with explained(scratch), scratch.open("wb") as target:
-        raw, stored = _compress(piece, target, meter, stop, level)
-    if piece.digest and raw != piece.digest:
-        raise damaged(piece.path, raw, piece.digest)
-    if stored is not None:
-        return Packed(stored, scratch)
-    plain = StoredObject(digest=raw, size=piece.size)
+        made = _compress(piece, target, meter, stop, level)
+    if piece.digest and made.digest != piece.digest:
+        raise damaged(piece.path, made.digest, piece.digest)
+    index = made.index(piece)
+    if made.stored is not None:
+        return Packed(made.stored, scratch, index)
+    plain = StoredObject(digest=made.digest, size=piece.size)
     if whole:
         scratch.unlink()
-        return Packed(plain, piece.path)
+        return Packed(plain, piece.path, index)
     with explained(scratch), scratch.open("wb") as target:
         for block in _blocks(piece, stop):
             target.write(block)
-    return Packed(plain, scratch)
+    return Packed(plain, scratch, index)
 
 
 def damaged(path: Path, found: str, expected: str) -> BuildError:
@@ -104,44 +146,47 @@ def damaged(path: Path, found: str, expected: str) -> BuildError:
     )
 
 
-def _compress(
-    piece: Piece, target: IO[bytes], meter: Meter, stop: Stop, level: int
-) -> tuple[str, StoredObject | None]:
-    """The digest of the bytes, and what they became; None if compression does not help."""
+def _compress(piece: Piece, target: IO[bytes], meter: Meter, stop: Stop, level: int) -> _Made:
+    """Read *piece*, and write to *target* what it becomes, unless compression does not help."""
     raw, packed = hashlib.sha256(), hashlib.sha256()
-    made: deque[Future[bytes]] = deque()
-    size = frames = 0
+    making: deque[Future[_Frame]] = deque()
+    frames: list[tuple[int, bytes]] = []
+    size = 0
     worth = True
 
     def keep(count: int) -> None:
         """Write what is done, in order, until *count* frames are left."""
-        nonlocal size, frames, worth
-        while len(made) > count:
-            frame = made.popleft().result()
-            packed.update(frame)
-            target.write(frame)
-            size += len(frame)
-            frames += 1
-            if frames == _SAMPLE:
+        nonlocal size, worth
+        while len(making) > count:
+            frame = making.popleft().result()
+            data = frame.data or b""
+            packed.update(data)
+            target.write(data)
+            size += len(data)
+            frames.append((len(data), frame.digest))
+            if len(frames) == _SAMPLE:
                 worth = size < _WORTH * _SAMPLE * FRAME
 
     with ThreadPoolExecutor(max_workers=_THREADS) as pool:
         for block in _blocks(piece, stop):
-            if worth:
-                made.append(pool.submit(_frame, block, level))
+            if worth or piece.indexed:
+                tried = level if worth else None
+                making.append(pool.submit(_frame, block, tried, digested=piece.indexed))
             raw.update(block)
             meter.add(len(block))
             keep(_THREADS)
         keep(0)
-    if not worth or size >= _WORTH * piece.size:
-        return raw.hexdigest(), None
-    return raw.hexdigest(), StoredObject(digest=packed.hexdigest(), size=size, encoding="zstd")
+    stored = None
+    if worth and size < _WORTH * piece.size:
+        stored = StoredObject(digest=packed.hexdigest(), size=size, encoding="zstd")
+    return _Made(raw.hexdigest(), stored, tuple(frames))
 
 
-def _frame(block: bytes, level: int) -> bytes:
+def _frame(block: bytes, level: int | None, *, digested: bool) -> _Frame:
     import zstandard
 
-    return zstandard.ZstdCompressor(level=level).compress(block)
+    data = None if level is None else zstandard.ZstdCompressor(level=level).compress(block)
+    return _Frame(data, hashlib.sha256(block).digest() if digested else b"")
 
 
 def _blocks(piece: Piece, stop: Stop) -> Iterator[bytes]:

@@ -44,6 +44,9 @@ WHOLE = ("root", "uki", "verity", "sbom")
 IN_DISK = ("uki", "root", "verity")
 """Parts that the disk holds once more, in its order."""
 
+FETCHED = ("root", "uki")
+"""Parts that machines fetch: frame by frame, each of which an index names."""
+
 JOBS = 4
 GRACE = 7 * 86400.0
 
@@ -244,13 +247,17 @@ class _Publisher:
         meter = Meter("reading", sum(sizes), self.progress)
         runs: list[Run] = []
         packed: dict[str, Packed] = {}
+        indexes: dict[str, StoredObject] = {}
 
         def look_into(role: str) -> None:
             if disk is not None and role == "disk":
                 runs.extend(self._runs(disk, meter))
             else:
-                piece = Piece(whole[role], 0, parts[role].size, parts[role].digest)
+                fetched = role in FETCHED
+                piece = Piece(whole[role], 0, parts[role].size, parts[role].digest, fetched)
                 packed[role] = self._pack(role, piece, meter)
+                if index := packed[role].index:
+                    indexes[role] = self.uploads.add_bytes(index)
 
         roles = [*whole, *(["disk"] if disk else [])]
         roles.sort(key=lambda role: -parts[role].size)  # what takes longest first
@@ -261,6 +268,7 @@ class _Publisher:
                 digest=parts[role].digest,
                 size=parts[role].size,
                 stored=packed[role].stored,
+                frames=indexes.get(role),
             )
             for role in whole
         }

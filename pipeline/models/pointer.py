@@ -56,11 +56,16 @@ class PublishedPart(Record):
     size: int = Field(ge=0, description="Bytes of the file itself.")
     stored: StoredObject | None = None
     extents: tuple[Extent, ...] | None = None
+    frames: StoredObject | None = Field(
+        default=None,
+        description="The index of the frames that `stored` consists of, see "
+        "pipeline.transfer.frames; none where one frame is all, and in older releases.",
+    )
 
     @property
     def objects(self) -> tuple[StoredObject, ...]:
         """What it is stored in; nothing of what it takes from other parts."""
-        found = (self.stored, *(extent.stored for extent in self.extents or ()))
+        found = (self.stored, self.frames, *(extent.stored for extent in self.extents or ()))
         return tuple(each for each in found if each is not None)
 
 

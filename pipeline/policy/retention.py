@@ -157,9 +157,4 @@ def keep_objects(
 
 def objects_of(release: PublishedRelease) -> frozenset[str]:
     """Digests of the objects that *release* consists of."""
-    stored = [release.manifest, *(each.stored for each in release.evidence)]
-    for part in release.parts.values():
-        stored += [each.stored for each in part.extents or () if each.stored is not None]
-        if part.stored is not None:
-            stored.append(part.stored)
-    return frozenset(each.digest for each in stored)
+    return frozenset(each.digest for each in release.objects)
