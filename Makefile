@@ -100,10 +100,15 @@ venv: .venv/.complete ## make .venv from requirements.lock (only when that or py
 	@touch $@
 
 .PHONY: lock
-lock: venv ## renew requirements.lock from pyproject.toml
+lock: venv ## renew requirements.lock, and the lock of what images get for their agent
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 \
-		--generate-hashes --upgrade --no-annotate --no-emit-index-url --no-emit-find-links \
-		--custom-compile-command 'make lock' --output-file requirements.lock
+		$(LOCKED) --upgrade --output-file requirements.lock
+	$(BIN)/uv pip compile pyproject.toml --constraint requirements.lock \
+		--python-version 3.11 --python-platform x86_64-manylinux_2_28 --only-binary :all: \
+		$(LOCKED) --output-file pipeline/agent/requirements.lock
+
+LOCKED := --generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links \
+	--custom-compile-command 'make lock'
 
 .PHONY: wheel
 wheel: venv ## build dist/recast-*.whl

@@ -34,7 +34,9 @@ class BuildStage:
 
         Raises:
             BuildError: a hook failed.
-            NetworkError: the package archive could not be reached.
+            NetworkError: the package archive, or the index of the agent's libraries, could not be
+                reached.
+            TrustError: the index offers other libraries than are locked.
             DiskFullError: the disk is, or would become, full.
             Interrupted: a stop was asked for.
         """
@@ -51,6 +53,7 @@ class BuildStage:
             project=work.project,
             elements=work.planned.components.elements,
             files=work.planned.components.files,
+            agent=work.planned.components.agent,
             settings=work.settings,
             parent_tree=work.parent_tree / "tree.tar" if work.parent_tree else None,
             sizes=Sizes.of_budget(work.own.budget.root, work.own.budget.esp).as_dict(),
@@ -60,6 +63,7 @@ class BuildStage:
             request,
             scratch=scratch,
             package_cache=work.artifacts / "cache" / "dib",
+            agent_cache=work.artifacts / "cache" / "agent",
             log=work.log,
             stop=work.stop,
             progress=work.progress,

@@ -20,6 +20,7 @@ from typing import IO
 
 from pipeline import digest, sandbox
 from pipeline.command import CommandError, Stop, run
+from pipeline.dib import agent
 from pipeline.dib.package_cache import given_back, lend, lent
 from pipeline.dib.transcript import Transcript, explain
 from pipeline.errors import BuildError, HostError
@@ -58,6 +59,7 @@ class TreeRequest:
         bootstrap_packages: installed by the bootstrap already, where that costs least.
         digests: of each element, as planned; one that has none is taken as it is.
         file_digests: the same for each file of the definition, by its ``source:``.
+        agent: the agent that it gets, as planned; None for an image without one.
     """
 
     definition: ImageDefinition
@@ -71,6 +73,7 @@ class TreeRequest:
     bootstrap_packages: Sequence[str] = field(default=())
     digests: Mapping[str, str] = field(default_factory=dict)
     file_digests: Mapping[str, str] = field(default_factory=dict)
+    agent: agent.Agent | None = None
 
 
 def create_tree(
@@ -78,6 +81,7 @@ def create_tree(
     *,
     scratch: Path,
     package_cache: Path,
+    agent_cache: Path,
     log: IO[str],
     stop: Stop,
     progress: Callable[[str], None] = lambda _text: None,
@@ -88,6 +92,7 @@ def create_tree(
         request: what to build.
         scratch: an empty folder for this build alone; the results lie in it.
         package_cache: downloaded packages, shared with other builds.
+        agent_cache: the same for libraries of the agent.
         log: gets everything that DIB and its hooks print.
         stop: ends the build when set.
         progress: hears which hook runs.
@@ -98,7 +103,9 @@ def create_tree(
     Raises:
         BuildError: a hook failed (the message has its element, phase and last lines), or what is
             to be built is no longer what was planned.
-        NetworkError: the package archive could not be reached.
+        NetworkError: the package archive, or the index of the agent's libraries, could not be
+            reached.
+        TrustError: the index offers other libraries than are locked.
         DiskFullError: the disk filled up.
         HostError: a tool is missing.
         Interrupted: *stop* was set.
@@ -111,6 +118,11 @@ def create_tree(
     with explained(scratch):
         elements = scratch / "elements"
         _copy_elements(request.elements, elements, request.digests)
+        if request.agent is not None:
+            progress("the agent's libraries")
+            copy = elements / agent.ELEMENT
+            if not agent.put(request.agent, copy, cache=agent_cache, log=log, stop=stop):
+                raise _changed("the agent")
         _write_definition_element(request, elements / "recast-image")
         out = scratch / "out"
         for folder in (out, scratch / "tmp", scratch / "cache"):

@@ -12,18 +12,14 @@ import logging
 import os
 import re
 import threading
-import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
-from pipeline import digest
+from pipeline.dib.memo import Memo
 from pipeline.errors import DefinitionError, HostError
-from pipeline.files import write_atomically
 
 if TYPE_CHECKING:
     from pipeline.models.image import ImageDefinition
@@ -35,7 +31,6 @@ PARENT = "recast-parent"
 """The element of ours that takes a parent's tree for the operating system."""
 
 _OPERATING_SYSTEM = "operating-system"
-_SETTLED = 2.0  # seconds; a file younger than this may change again without its stamp changing
 _QUIET = threading.Lock()
 # The folders whose files are run, and which names of files in them (see DIB's dib-run-parts).
 _PHASES = frozenset(
@@ -160,13 +155,12 @@ def digests(elements: Mapping[str, Path], memo: Path | None = None) -> dict[str,
 
     Args:
         elements: see :func:`expand`.
-        memo: a file that remembers them between runs; files count as unchanged while size, mode,
-            inode and times are. It may vanish, and a damaged one is made anew.
+        memo: a file that remembers them between runs, see :class:`Memo`.
 
     Raises:
         OSError: an element cannot be read.
     """
-    known = _Memo.load(memo)
+    known = Memo.load(memo)
     found = {name: known.digest(folder) for name, folder in elements.items()}
     known.save(memo)
     return found
@@ -206,66 +200,6 @@ def _value(word: str, script: str) -> str | None:
     name = re.escape(word.strip("${}"))
     set_to = re.findall(rf"^\s*(?:export )?{name}=[\"']?([^\s\"'$]+)", script, re.MULTILINE)
     return set_to[-1] if set_to else None
-
-
-class _Entry(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-    stamp: str
-    digest: str
-
-
-class _Memo(BaseModel):
-    """Digests by folder, each valid while the folder's stamp is the same."""
-
-    entries: dict[str, _Entry] = {}
-    _changed: bool = False
-
-    @classmethod
-    def load(cls, file: Path | None) -> _Memo:
-        if file is None:
-            return cls()
-        try:
-            return cls.model_validate_json(file.read_bytes())
-        except (OSError, ValidationError):
-            return cls()
-
-    def digest(self, folder: Path) -> str:
-        stamp, newest = _stamp(folder)
-        entry = self.entries.get(str(folder))
-        if entry is not None and entry.stamp == stamp:
-            return entry.digest
-        settled = newest < time.time() - _SETTLED
-        found = digest.of_folder(folder)
-        if settled:
-            self.entries[str(folder)] = _Entry(stamp=stamp, digest=found)
-            self._changed = True
-        return found
-
-    def save(self, file: Path | None) -> None:
-        if file is None or not self._changed:
-            return
-        self.entries = {name: kept for name, kept in self.entries.items() if os.path.isdir(name)}
-        try:
-            write_atomically(file, self.model_dump_json())
-        except OSError:
-            return  # it only saves time: a project that cannot be written can be planned
-
-
-def _stamp(folder: Path) -> tuple[str, float]:
-    """What changes when a file below *folder* does, and the time of the latest change."""
-    facts: list[tuple[str, int, int, int, int, int]] = []
-    newest = 0.0
-    for parent, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if name != "__pycache__")
-        for name in sorted([*folders, *files]):
-            path = f"{parent}/{name}"
-            info = os.lstat(path)
-            newest = max(newest, info.st_mtime, info.st_ctime)
-            size = 0 if name in folders else info.st_size
-            times = (info.st_mtime_ns, info.st_ctime_ns)
-            facts.append((path, info.st_mode, info.st_ino, size, *times))
-    return digest.of_data(facts), newest
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from pipeline.dib import agent as agents
 from pipeline.dib.create import TreeRequest
 from pipeline.dib.elements import BASE, elements_path, expand
 from pipeline.dib.mirrors import components, mirrors
@@ -24,6 +25,7 @@ def tree_request(
     project: Path,
     elements: Mapping[str, str],
     files: Mapping[str, str],
+    agent: str,
     settings: Settings,
     parent_tree: Path | None,
     sizes: Mapping[str, int],
@@ -35,6 +37,7 @@ def tree_request(
         project: the folder that holds ``images/``.
         elements: the digest of each element that takes part, as planned.
         files: the digest of each file that the definition takes from its folder, as planned.
+        agent: the digest of its agent, as planned; empty for an image without one.
         settings: the project's settings.
         parent_tree: the parent's tar, or none.
         sizes: bytes of the machine's partitions: ``root``, ``verity``, ``esp``.
@@ -46,6 +49,7 @@ def tree_request(
     found = expand(tuple(elements), elements_path(project))
     chosen = mirrors(distribution, settings, own=definition.environment)
     lines = chosen.sources(release, components(distribution, definition.environment))
+    ours = [found[name] for name in (BASE, agents.ELEMENT) if name in found]
     return TreeRequest(
         definition=definition,
         elements=found,
@@ -56,18 +60,19 @@ def tree_request(
         files_from=project / "images" / definition.name,
         sizes=sizes,
         bootstrap_packages=[
-            *_packages(found[BASE], distribution, release),
+            *(each for folder in ours for each in _packages(folder, distribution, release)),
             *definition.packages,
         ],
         digests=elements,
         file_digests=files,
+        agent=agents.agent_of(definition, agent) if agent else None,
     )
 
 
 def _packages(element: Path, distribution: str, release: str) -> list[str]:
     """The packages of one of our elements, by the distribution's names (see DIB's pkg-map)."""
-    wanted = yaml.safe_load((element / "package-installs.yaml").read_text())
-    maps = json.loads((element / "pkg-map").read_text())
+    wanted = yaml.safe_load(_text(element / "package-installs.yaml") or "{}")
+    maps = json.loads(_text(element / "pkg-map") or "{}")
     family = {"debian": "debian", "ubuntu": "debian"}.get(distribution, distribution)
     by_place = (
         maps.get("release", {}).get(distribution, {}).get(release, {}),
@@ -76,3 +81,7 @@ def _packages(element: Path, distribution: str, release: str) -> list[str]:
     )
     names = [next((m[name] for m in by_place if name in m), name) for name in wanted]
     return [name for name in names if name]
+
+
+def _text(file: Path) -> str:
+    return file.read_text() if file.is_file() else ""

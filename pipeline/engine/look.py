@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import clock, digest, source
-from pipeline.dib import elements
+from pipeline.dib import agent, elements
 from pipeline.dib.archive import Archive, open_archive
 from pipeline.disk import FORMAT
 from pipeline.engine.plan import (
@@ -115,6 +115,7 @@ def look(
     taking_part = {n: elements_of(catalog, n, path) for n in catalog.order() if n in wanted}
     folders = {name: at for found in taking_part.values() for name, at in found.items()}
     known = elements.digests(folders, memo)
+    sources = agent.sources_digest(memo)
     facts: dict[str, ImageFacts] = {}
     archives: dict[str, _Asked] = {}
     for name in catalog.order():
@@ -127,6 +128,7 @@ def look(
             facts[name] = ImageFacts(
                 files=_files(catalog[name], catalog.folders[name]),
                 elements={each: known[each] for each in taking_part[name]},
+                agent=_agent(catalog, name, sources) if agent.takes_part(taking_part[name]) else "",
                 tests=tests_digest(catalog, name),
                 archive=archive.name,
                 history=[_known(artifacts, catalog[name], r, now) for r in records.of(name)],
@@ -166,6 +168,15 @@ def elements_of(catalog: Catalog, name: str, path: list[Path]) -> dict[str, Path
         ) from error
     elements.check_hooks(found, catalog.folders[name].parent / "elements")
     return found
+
+
+def _agent(catalog: Catalog, name: str, sources: str) -> str:
+    try:
+        return agent.digest_for(catalog.resolved(name), sources)
+    except DefinitionError as error:
+        raise DefinitionError(
+            f"images/{catalog.folders[name].name}/image.yaml: {error.message}", hint=error.hint
+        ) from error
 
 
 def named_elements(catalog: Catalog, name: str) -> list[str]:

@@ -55,6 +55,7 @@ class ImageFacts:
         tests: the digest of its tests.
         archive: the name of the archive that its packages come from.
         history: its past builds, the newest first.
+        agent: the digest of the agent that it gets; empty without one.
     """
 
     files: Mapping[str, str]
@@ -62,6 +63,7 @@ class ImageFacts:
     tests: str
     archive: str
     history: Sequence[KnownBuild] = ()
+    agent: str = ""
 
 
 @dataclass(frozen=True)
@@ -269,6 +271,7 @@ def _plan_image(
         definition=definition_parts(own),
         files=facts.files,
         elements=facts.elements,
+        agent=facts.agent,
         builder=look.builder,
         parent=parent.build_key if parent else None,
         index=archive.index,

@@ -51,6 +51,8 @@ def differences(
         found.append(f"definition changed: {', '.join(fields)}")
     found += _few(list(_changes("file", old.files, new.files)), "files")
     found += _few(list(_changes("element", old.elements, new.elements)), "elements")
+    if old.agent != new.agent:
+        found.append(_agent(old.agent, new.agent))
     if old.builder != new.builder:
         found.append(_builder(old.builder, new.builder))
     if old.parent != new.parent and "from" not in fields:
@@ -85,6 +87,12 @@ def _packages(
             text = f"{name} {old.get(name, '(none)')} → {new.get(name, '(none)')}"
             found.append((not suite.endswith("-security"), f"{text} in {suite}" if suite else text))
     return [text for _, text in sorted(found)]
+
+
+def _agent(old: str, new: str) -> str:
+    if old and new:
+        return "the agent changed"
+    return "the agent added" if new else "the agent removed"
 
 
 def _builder(old: str, new: str) -> str:

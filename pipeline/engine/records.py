@@ -26,6 +26,7 @@ class Components(Record):
         definition: what the image's own file says that matters to its bytes, field by field.
         files: the digest of each file that the definition takes from the image's folder.
         elements: the digest of each element that takes part.
+        agent: the digest of the agent in it: sources, libraries, Python; empty without one.
         builder: diskimage-builder's version, and the digest of its scripts.
         parent: the parent's build key; its definition is in there.
         archive: the newest version that the archive is known to offer of each package that the
@@ -37,6 +38,7 @@ class Components(Record):
     definition: Mapping[str, JsonValue]
     files: Mapping[str, str] = {}
     elements: Mapping[str, str] = {}
+    agent: str = ""
     builder: str = ""
     parent: str | None = None
     archive: Mapping[str, str] = {}

@@ -91,6 +91,7 @@ class _Bench:
             project=self.project,
             elements=dict.fromkeys([f"{distribution}-minimal", BASE, *definition.elements], ""),
             files={},
+            agent="",
             settings=settings,
             parent_tree=None,
             sizes={"root": 0, "verity": 0, "esp": 0},

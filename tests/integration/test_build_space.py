@@ -83,6 +83,7 @@ def build(request: TreeRequest, scratch: Path, log: io.StringIO | None = None) -
         request,
         scratch=scratch,
         package_cache=scratch / "packages",
+        agent_cache=scratch / "agent",
         log=log or io.StringIO(),
         stop=command.Stop(),
     )

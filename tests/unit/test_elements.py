@@ -131,7 +131,7 @@ def test_a_digest_is_of_contents_wherever_they_lie(tmp_path: Path) -> None:
 
 
 def test_a_change_is_seen_through_the_memo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(elements, "_SETTLED", -60.0)  # so that new files are remembered at once
+    monkeypatch.setattr("pipeline.dib.memo._SETTLED", -60.0)
     element = make(tmp_path, "x", text="hello")
     memo = tmp_path / "memo.json"
     first = elements.digests({"x": element}, memo)
@@ -145,7 +145,7 @@ def test_a_change_is_seen_through_the_memo(tmp_path: Path, monkeypatch: pytest.M
 def test_an_unchanged_element_is_not_read_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(elements, "_SETTLED", -60.0)
+    monkeypatch.setattr("pipeline.dib.memo._SETTLED", -60.0)
     element = make(tmp_path, "x", text="hello")
     memo = tmp_path / "memo.json"
     first = elements.digests({"x": element}, memo)
@@ -162,7 +162,7 @@ def test_what_was_written_just_now_is_not_remembered(tmp_path: Path) -> None:
 
 
 def test_a_damaged_memo_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(elements, "_SETTLED", -60.0)
+    monkeypatch.setattr("pipeline.dib.memo._SETTLED", -60.0)
     element = make(tmp_path, "x", text="hello")
     memo = tmp_path / "memo.json"
     memo.write_text('{"entries": {"x"')
