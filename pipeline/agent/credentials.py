@@ -21,6 +21,14 @@ from pipeline.files import format_size
 SYSTEM = Path("/run/credentials/@system")
 """Plain ones; the sealed ones lie beside it, in ``@encrypted``."""
 
+BOUND = Path("/run/recast-credentials/@system")
+"""The same, where a unit has them: systemd hides the first from every service in a sandbox, and
+would not start one whose sealed credential cannot be opened. A unit that reads them says::
+
+    BindReadOnlyPaths=-/run/credentials/@system:/run/recast-credentials/@system
+    BindReadOnlyPaths=-/run/credentials/@encrypted:/run/recast-credentials/@encrypted
+"""
+
 PREFIX = "recast."
 LIMIT = 4 << 10
 """The most bytes of a credential; a root of trust may have :data:`ROOT_LIMIT`."""
@@ -29,21 +37,26 @@ ROOT_LIMIT = 64 << 10
 _SEALED_LIMIT = 1 << 20  # systemd's own for all of them together
 _UNSEAL_SECONDS = 30.0  # a TPM is slow
 
-Unseal = Callable[[str], bytes]
-"""Opens a sealed credential by its name; raises RecastError."""
+Unseal = Callable[[Path], bytes]
+"""Opens a sealed credential, whose file has its name; raises RecastError."""
 
 
-def unseal(name: str) -> bytes:
+def unseal(path: Path) -> bytes:
     """The content of a sealed credential of this system.
 
     Raises:
         RecastError: it cannot be opened here.
     """
-    argv = ["systemd-creds", "--system", "--newline=no", "cat", name]
+    argv = ["systemd-creds", "--newline=no", f"--name={path.name}", "decrypt", str(path), "-"]
     return run(argv, timeout=_UNSEAL_SECONDS, separate=True).stdout.encode()
 
 
-def find_names(folder: Path = SYSTEM) -> tuple[str, ...]:
+def find_folder() -> Path:
+    """Where this process finds this machine's credentials in plain."""
+    return SYSTEM if SYSTEM.exists() or _sealed(SYSTEM).exists() else BOUND
+
+
+def find_names(folder: Path) -> tuple[str, ...]:
     """The names of all credentials that are meant for Recast, without ``recast.``."""
     found: set[str] = set()
     for place in (folder, _sealed(folder)):
@@ -55,7 +68,7 @@ def find_names(folder: Path = SYSTEM) -> tuple[str, ...]:
 
 
 def read_bytes(
-    name: str, folder: Path = SYSTEM, *, limit: int = LIMIT, unseal: Unseal = unseal
+    name: str, folder: Path, *, limit: int = LIMIT, unseal: Unseal = unseal
 ) -> bytes | None:
     """The content of the credential ``recast.<name>``; None if there is none.
 
@@ -71,7 +84,7 @@ def read_bytes(
     elif os.path.lexists(sealed):
         _read(sealed, _SEALED_LIMIT)
         try:
-            raw = unseal(plain.name)
+            raw = unseal(sealed)
         except RecastError as error:
             last = str(error).splitlines()[-1].strip()
             raise ValueError(f"it is sealed and cannot be opened here: {last}") from error
@@ -82,7 +95,7 @@ def read_bytes(
     return raw
 
 
-def read_text(name: str, folder: Path = SYSTEM, *, unseal: Unseal = unseal) -> str | None:
+def read_text(name: str, folder: Path, *, unseal: Unseal = unseal) -> str | None:
     """The text of the credential ``recast.<name>``, stripped; None if there is none, or nothing.
 
     Raises:

@@ -34,7 +34,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from pipeline.agent import credentials
-from pipeline.agent.credentials import PREFIX, ROOT_LIMIT, SYSTEM, Unseal
+from pipeline.agent.credentials import PREFIX, ROOT_LIMIT, Unseal, find_folder
 from pipeline.models.fields import FROM_FILE, format_duration, shown
 from pipeline.models.site import Site, parse_window
 
@@ -51,14 +51,18 @@ Problems = list[str]
 
 
 def read_site(
-    folder: Path = SYSTEM, *, machine_id: Path = MACHINE_ID, unseal: Unseal = credentials.unseal
+    folder: Path | None = None,
+    *,
+    machine_id: Path = MACHINE_ID,
+    unseal: Unseal = credentials.unseal,
 ) -> tuple[Site, tuple[str, ...]]:
     """The settings of this machine, and what is wrong with those that it was given.
 
     Never fails: whatever stands in a credential, the machine comes up.
 
     Args:
-        folder: of the plain credentials; sealed ones lie beside it in ``@encrypted``.
+        folder: of the plain credentials, where it is not this machine's; sealed ones lie beside
+            it in ``@encrypted``.
         machine_id: names a machine that was given no name.
         unseal: opens a sealed credential.
 
@@ -66,6 +70,7 @@ def read_site(
         The settings, and one sentence for each credential or entry that was passed over; none
         quotes more than 80 characters.
     """
+    folder = folder or find_folder()
     problems: Problems = []
     values: dict[str, object] = {"device": own_name(machine_id)}
     for name in credentials.find_names(folder):
@@ -80,13 +85,16 @@ def read_site(
 
 
 def read_root(
-    folder: Path = SYSTEM, *, image: Path = IMAGE_ROOT, unseal: Unseal = credentials.unseal
+    folder: Path | None = None,
+    *,
+    image: Path = IMAGE_ROOT,
+    unseal: Unseal = credentials.unseal,
 ) -> bytes | None:
     """The root of trust that this machine starts from; None if it was given none.
 
     A credential that is none is passed over (:func:`read_site` names it) for the image's own.
     """
-    given, _ = _given_root(folder, unseal)
+    given, _ = _given_root(folder or find_folder(), unseal)
     if given is not None:
         return given
     try:

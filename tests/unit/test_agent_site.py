@@ -46,8 +46,8 @@ def give(tmp_path: Path) -> Give:
     return put
 
 
-def never(name: str) -> bytes:
-    raise HostError(f"the program `systemd-creds` is not installed ({name})")
+def never(path: Path) -> bytes:
+    raise HostError(f"the program `systemd-creds` is not installed ({path.name})")
 
 
 def test_a_machine_that_was_told_nothing_has_a_name_and_follows_nothing(
@@ -180,7 +180,9 @@ def test_a_sealed_credential_is_opened_by_systemd(
 ) -> None:
     systemd = FakeSystemd(tmp_path / "systemd")
     monkeypatch.setenv("PATH", f"{systemd.bin}:/usr/bin:/bin")
-    systemd.answer("systemd-creds --system*cat recast.channel", "stable")
+    systemd.answer(
+        "systemd-creds *--name=recast.channel decrypt */@encrypted/recast.channel -", "stable"
+    )
     folder = give(site="leipzig")
     sealed = folder.parent / "@encrypted"
     sealed.mkdir()
