@@ -99,10 +99,10 @@ class _Made:
         if not piece.indexed or piece.size <= FRAME:
             return b""
         if self.stored is not None:
-            return write_index(piece.size, self.frames)
+            return write_index(piece.size, self.frames, FRAME)
         sizes = (min(FRAME, piece.size - at) for at in range(0, piece.size, FRAME))
         plain = [(size, digest) for size, (_, digest) in zip(sizes, self.frames, strict=True)]
-        return write_index(piece.size, plain)
+        return write_index(piece.size, plain, FRAME)
 
 
 def pack(piece: Piece, scratch: Path, meter: Meter, stop: Stop, level: int = LEVEL) -> Packed:

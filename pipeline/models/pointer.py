@@ -118,8 +118,8 @@ class PublishedRelease(Record):
     @property
     def download_size(self) -> int:
         """Bytes that a site downloads of it at most: root and boot file, as they are stored."""
-        found = (self.parts[r].stored for r in ("root", "uki") if r in self.parts)
-        return sum(stored.size for stored in found if stored is not None)
+        found = (self.parts[role].objects for role in ("root", "uki") if role in self.parts)
+        return sum(stored.size for objects in found for stored in objects)
 
 
 class Rollout(Record):

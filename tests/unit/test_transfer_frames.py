@@ -1,0 +1,149 @@
+"""The index of a part's frames: what publishing writes is what machines fetch by."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.channels import packing
+from pipeline.channels.publish import publish
+from pipeline.models.pointer import PublishedRelease
+from pipeline.policy.retention import objects_of
+from pipeline.releases import Stored
+from pipeline.store.base import object_key
+from pipeline.transfer.frames import FRAME, index_size, read_index, write_index
+from pipeline.transfer.whole import WholeSource
+from tests.fakes.places import Place
+from tests.fakes.publishing import require_whole
+from tests.fakes.store import FaultyStore, MemoryStore
+from tests.fakes.stored import store_whole
+
+SMALL = 256 << 10
+
+
+@given(
+    frame=st.integers(1, 64),
+    data=st.binary(max_size=300),
+    sizes=st.lists(st.integers(0, 90), min_size=300, max_size=300),
+)
+def test_what_is_written_is_read(frame: int, data: bytes, sizes: list[int]) -> None:
+    blocks = [data[at : at + frame] for at in range(0, len(data), frame)]
+    digests = [hashlib.sha256(block).digest() for block in blocks]
+    entries = list(zip(sizes, digests, strict=False))
+    index = write_index(len(data), entries, frame)
+    assert len(index) == index_size(len(data), frame)
+    found = read_index(index, len(data), sum(size for size, _ in entries))
+    assert [data[each.offset : each.offset + each.size] for each in found] == blocks
+    assert [(each.stored, each.digest) for each in found] == entries
+    assert [each.start for each in found] == [
+        sum(size for size, _ in entries[:number]) for number in range(len(found))
+    ]
+
+
+def test_it_takes_40_bytes_a_frame() -> None:
+    assert index_size(437 << 20) <= 40 * 55 + 20
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (b"", "it is cut"),
+        (b"x" * 100, "does not begin as one"),
+        (struct.pack(">8sIQ", b"recastF1", 10, 99), "about 99 bytes"),
+        (struct.pack(">8sIQ", b"recastF1", 0, 20), "frames have 0 bytes"),
+        (struct.pack(">8sIQ", b"recastF1", FRAME + 1, 20), "frames have 8388609 bytes"),
+        (struct.pack(">8sIQ", b"recastF1", 10, 20), "it has 20 bytes, not 92"),
+        (write_index(20, [(5, b"a" * 32), (6, b"b" * 32)], 10), "11 bytes together, not 10"),
+        (write_index(20, [(5, b"a" * 32), (1 << 30, b"b" * 32)], 10), "frame 1 has 1073741824"),
+    ],
+)
+def test_what_is_no_index_is_refused(data: bytes, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        read_index(data, 20, 10)
+
+
+# --- publishing -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stored:
+    """A release of more than one frame: frames are smaller here."""
+    monkeypatch.setattr(packing, "FRAME", SMALL)
+    monkeypatch.setattr(packing, "_SAMPLE", 100)
+    return store_whole(tmp_path / "artifacts")
+
+
+def filled(store: MemoryStore, release: PublishedRelease, role: str) -> bytes:
+    part = release.parts[role]
+    target = Place(b"", part.size)
+    WholeSource(store).fill(release, role, target, [])
+    return bytes(target.data)
+
+
+def test_what_machines_fetch_is_published_with_its_frames(local: Stored, tmp_path: Path) -> None:
+    store = MemoryStore()
+    release = publish(store, local, scratch=tmp_path).release
+    for role, part in release.parts.items():
+        assert (part.frames is not None) == (role in ("root", "uki")), role
+    encodings = {role: release.parts[role].stored for role in ("root", "uki")}
+    assert [each.encoding for each in encodings.values() if each] == ["zstd", "plain"]
+    for role in ("root", "uki"):
+        part = release.parts[role]
+        assert part.stored is not None
+        assert part.frames is not None
+        index = store.get(object_key(part.frames.digest), limit=part.frames.size)
+        frames = read_index(index, part.size, part.stored.size)
+        assert len(frames) == -(-part.size // SMALL)
+        assert filled(store, release, role) == (local.folder / part.file).read_bytes()
+    require_whole(store, local, tmp_path)
+
+
+def test_the_index_belongs_to_the_release_and_is_kept_with_it(
+    local: Stored, tmp_path: Path
+) -> None:
+    store = MemoryStore()
+    release = publish(store, local, scratch=tmp_path).release
+    indexes = {part.frames.digest for part in release.parts.values() if part.frames}
+    assert len(indexes) == 2
+    assert indexes <= {each.digest for each in release.objects}
+    assert indexes <= objects_of(release)
+    assert release.download_size == sum(
+        each.size
+        for role in ("root", "uki")
+        for each in (release.parts[role].stored, release.parts[role].frames)
+        if each is not None
+    )
+
+
+def test_an_index_that_is_lost_is_published_again(local: Stored, tmp_path: Path) -> None:
+    store = FaultyStore(MemoryStore())
+    first = publish(store, local, scratch=tmp_path)
+    index = first.release.parts["root"].frames
+    assert index is not None
+    store.inner.delete(object_key(index.digest))
+    again = publish(store, local, scratch=tmp_path)
+    assert again.release == first.release
+    assert again.uploaded == index.size
+
+
+@pytest.mark.parametrize("threads", [1, 2, 7])
+def test_the_index_is_the_same_on_any_machine(
+    local: Stored, tmp_path: Path, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = publish(MemoryStore(), local, scratch=tmp_path).release
+    monkeypatch.setattr(packing, "_THREADS", threads)
+    assert publish(MemoryStore(), local, scratch=tmp_path).release == expected
+
+
+def test_a_release_of_single_frames_has_no_index(tmp_path: Path) -> None:
+    store = MemoryStore()
+    whole = store_whole(tmp_path / "artifacts")
+    release = publish(store, whole, scratch=tmp_path).release
+    assert all(part.frames is None for part in release.parts.values())
+    root = release.parts["root"]
+    assert filled(store, release, "root") == (whole.folder / root.file).read_bytes()
