@@ -8,10 +8,10 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +54,12 @@ class Ended:
 
 @dataclass(frozen=True)
 class Bench:
-    """A project, a store, and the ``recast`` that works on them."""
+    """A project, a store, and the ``recast`` that works on them, with *settings* for it."""
 
     recast: Path
     project: Path
     store: Path
+    settings: Mapping[str, str] = field(default_factory=dict)
 
     def run(self, *words: str, code: int | None = 0) -> Ended:
         """Run the command to its end; *code* is the one that it must end with, if any."""
@@ -77,6 +78,7 @@ class Bench:
         """Start the command, as somebody whose shell knows nothing of this repository."""
         env = {name: text for name, text in os.environ.items() if not name.startswith(_UNSET)}
         env |= {"RECAST_ARTIFACTS": str(self.store), "PYTHONDONTWRITEBYTECODE": "1"}
+        env |= self.settings
         return subprocess.Popen(
             [self.recast, *words],
             cwd=self.project,
@@ -91,10 +93,10 @@ class Bench:
         """What the command answers with ``--json``."""
         return json.loads(self.run(*words, "--json").out)
 
-    def commit(self, message: str) -> str:
+    def commit(self, message: str, date: str = DATE) -> str:
         """Commit everything; return the commit's hash."""
         git(self.project, "add", "--all")
-        git(self.project, "commit", "--quiet", "--message", message)
+        git(self.project, "commit", "--quiet", "--message", message, date=date)
         return git(self.project, "rev-parse", "HEAD").strip()
 
     def newest(self, image: str) -> Stored:
@@ -138,9 +140,9 @@ class Bench:
         file.write_text(text.replace(old, new))
 
 
-def git(folder: Path, *words: str) -> str:
-    """Run git as nobody in particular, at :data:`DATE`."""
-    values = {"NAME": "E2E", "EMAIL": "e2e@invalid", "DATE": DATE}
+def git(folder: Path, *words: str, date: str = DATE) -> str:
+    """Run git as nobody in particular, at *date*."""
+    values = {"NAME": "E2E", "EMAIL": "e2e@invalid", "DATE": date}
     who = {f"GIT_{role}_{k}": v for role in ("AUTHOR", "COMMITTER") for k, v in values.items()}
     env = {**os.environ, **who, "GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_SYSTEM": "/dev/null"}
     return command.run(["git", *words], cwd=folder, env=env, separate=True).stdout
