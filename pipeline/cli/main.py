@@ -53,6 +53,7 @@ COMMANDS: dict[str, str] = {
     "roll": "Look at a rollout, and steer it.",
     "keys": "List, add, remove and rotate signing keys.",
     "refresh": "Sign again what expires soon.",
+    "sites": "Show which machine runs what, who lags, and why.",
     "gc": "Remove from the store what nothing refers to.",
     "serve": "Serve a local store to sites over HTTP.",
 }

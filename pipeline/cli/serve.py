@@ -9,6 +9,7 @@ import queue
 import signal
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,7 +17,10 @@ from pipeline.cli.context import Context
 from pipeline.cli.terminal import colour, printable
 from pipeline.engine.signals import caught
 from pipeline.errors import UsageError
-from pipeline.serve import Log, Request, Server
+from pipeline.serve import Log, Request, Server, Uploads
+
+if TYPE_CHECKING:
+    from pipeline.store.local import LocalStore
 
 
 @click.command()
@@ -28,19 +32,28 @@ from pipeline.serve import Log, Request, Server
     show_default=True,
     help="The port to listen on; 0 for any that is free.",
 )
+@click.option(
+    "--checkins",
+    is_flag=True,
+    help="Take machines' reports as well: whoever reaches the server may then write small signed "
+    "files below `checkins/` of the store, and nothing else.",
+)
 @click.option("--quiet", "-q", is_flag=True, help="Print no line for each request.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, one object per line.")
-def serve(host: str, port: int, quiet: bool, as_json: bool) -> int:
+def serve(host: str, port: int, checkins: bool, quiet: bool, as_json: bool) -> int:
     """Serve a local store to sites over HTTP.
 
     Only this machine can reach it unless --host says otherwise. Nothing is encrypted: sites
     check the signature of all that they get, but who listens can read it. For more than a few
     machines, let nginx or another web server serve the store's folder; it needs no program.
 
+    With --checkins the first report of a machine brings its key, and no other key can speak for
+    it from then on. `recast sites` shows what machines have said.
+
     \b
     Example:
       recast serve
-      recast serve --host 0.0.0.0 --port 8080
+      recast serve --host 0.0.0.0 --port 8080 --checkins
     """
     from pipeline.store.local import LocalStore
 
@@ -53,12 +66,20 @@ def serve(host: str, port: int, quiet: bool, as_json: bool) -> int:
         )
     ends: queue.SimpleQueue[int] = queue.SimpleQueue()
     log = None if quiet else _log(as_json)
-    with caught(ends.put), Server(store, host, port, log=log) as server:
-        _announce(server, context.find_root(), host, as_json)
+    uploads = _uploads(store) if checkins else None
+    with caught(ends.put), Server(store, host, port, log=log, uploads=uploads) as server:
+        _announce(server, context.find_root(), host, as_json, checkins)
         number = _first(ends)
     if not as_json:
         click.echo(f"Stopped by {signal.Signals(number).name}.", err=True)
     return 0  # this is how a server ends
+
+
+def _uploads(store: LocalStore) -> Uploads:
+    from pipeline.fleet.accept import Acceptor
+    from pipeline.models.checkin import MAX_CHECKIN
+
+    return Uploads("checkins/", MAX_CHECKIN, Acceptor(store))
 
 
 def _first(ends: queue.SimpleQueue[int]) -> int:
@@ -68,11 +89,16 @@ def _first(ends: queue.SimpleQueue[int]) -> int:
             return ends.get(timeout=0.5)
 
 
-def _announce(server: Server, root: Path | None, host: str, as_json: bool) -> None:
+def _announce(server: Server, root: Path | None, host: str, as_json: bool, checkins: bool) -> None:
     folder = server.store.folder
     public = not _is_loopback(server.url)
     if as_json:
-        words = {"url": server.url, "folder": str(folder), "loopback": not public}
+        words = {
+            "url": server.url,
+            "folder": str(folder),
+            "loopback": not public,
+            "checkins": checkins,
+        }
         click.echo(json.dumps(words))
         sys.stdout.flush()
         return
@@ -83,6 +109,8 @@ def _announce(server: Server, root: Path | None, host: str, as_json: bool) -> No
     )
     if not folder.is_dir():
         click.echo("There is nothing in the store yet; `recast publish` puts releases there.")
+    if checkins:
+        click.echo("Machines' reports are taken; `recast sites` shows them.")
     if public:
         mark = colour("warning:", "yellow", stream=sys.stderr)
         click.echo(

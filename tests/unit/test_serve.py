@@ -27,7 +27,9 @@ class FakeServer:
 
     url = "http://127.0.0.1:8080"
 
-    def __init__(self, store: object, host: str, port: int, *, log: object) -> None:
+    def __init__(
+        self, store: object, host: str, port: int, *, log: object, uploads: object
+    ) -> None:
         self.store = store
         if host != "127.0.0.1":
             self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
@@ -80,6 +82,7 @@ def test_json(project: Path, fake: None, capsys: pytest.CaptureFixture[str]) -> 
         "url": "http://127.0.0.1:8080",
         "folder": f"{project}/artifacts/store",
         "loopback": True,
+        "checkins": False,
     }
 
 
