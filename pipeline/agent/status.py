@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
+from pipeline import __version__
+from pipeline.agent import words
 from pipeline.agent.drift import Drift
+from pipeline.errors import DiskFullError, HostError, NetworkError, RecastError, TrustError
+from pipeline.files import write_atomically
 from pipeline.models.device import Attempt, Pin, Running, State
 from pipeline.models.fields import Moment, Record
 from pipeline.models.site import Site
@@ -18,7 +22,9 @@ from pipeline.policy.verdict import Gate
 
 PATH = Path("/run/recast/status.json")
 
-TroubleKind = Literal["network", "expired", "clock", "trust", "disk", "host", "other"]
+_MAX_STATUS = 1 << 20  # bytes
+
+TroubleKind = Literal["network", "expired", "trust", "disk", "host", "other"]
 
 
 class Trouble(Record):
@@ -34,8 +40,9 @@ class Trouble(Record):
     hint: str = ""
 
     def __str__(self) -> str:
-        """As :attr:`pipeline.models.device.State.trouble` keeps it; :func:`parse_trouble` reads."""
-        return "\n".join(filter(None, (f"{self.kind}: {self.message}", self.hint)))
+        """One or two lines, as ``State.trouble`` keeps them; :func:`parse_trouble` reads them."""
+        message = " ".join(self.message.splitlines())
+        return "\n".join(filter(None, (f"{self.kind}: {message}", self.hint)))
 
 
 class Waiting(Record):
@@ -121,7 +128,7 @@ def make_status(
     state: State,
     *,
     wanted: Wanted | None = None,
-    waiting: Sequence[Gate] = (),
+    waiting: Sequence[Gate] | None = None,
     working: Working | None = None,
     problems: Sequence[str] = (),
     drift: Drift | None = None,
@@ -134,37 +141,66 @@ def make_status(
         running: what runs; None if it cannot be told: *problems* says why.
         state: what it remembers.
         wanted: what it should run; None: what *state* remembers of that.
-        waiting: gates; those that passed are left out. With None of them and no *wanted* it is
-            what *state* remembers (lines of :func:`remembered`).
+        waiting: gates, of which those that passed are left out; None: what *state* remembers
+            (lines of :func:`remembered`).
         working: what is being done right now.
         problems: sentences: settings that are wrong, a data partition that cannot be used.
         drift: what differs from the image.
     """
-    raise NotImplementedError
+    gates = [
+        Waiting(gate=g.name, reason=g.reason, opens=g.opens) for g in waiting or () if not g.passed
+    ]
+    version = running.version if running is not None else ""
+    return Status(
+        made=now,
+        agent=__version__,
+        device=site.device,
+        site=site.site or "",
+        labels=site.labels,
+        channel=site.channel or "",
+        image=site.image or (running.image if running is not None else ""),
+        store=site.store,
+        running=running,
+        confirmed=running is not None and not running.trial,
+        wanted=wanted.version if wanted is not None else state.wanted,
+        why=wanted.why if wanted is not None else "",
+        settled=wanted.settled if wanted is not None else state.wanted in ("", version),
+        leaving=wanted.leaving if wanted is not None else "",
+        notes=wanted.notes if wanted is not None else (),
+        waiting=tuple(gates) if waiting is not None else _recalled(state.waiting),
+        working=working,
+        attempt=state.attempt,
+        pin=state.pin,
+        checked=state.checked,
+        next=state.next,
+        trouble=parse_trouble(state.trouble),
+        problems=tuple(problems),
+        drift=drift,
+    )
 
 
 def trouble(error: BaseException) -> Trouble:
     """What a status says of an error; ``str()`` of it is what ``State.trouble`` keeps."""
-    raise NotImplementedError
+    message = str(error) or type(error).__name__
+    hint = error.hint if isinstance(error, RecastError) else ""
+    return Trouble(kind=_kind(error), message=message, hint=hint)
 
 
 def parse_trouble(text: str) -> Trouble | None:
     """What ``str()`` of a :class:`Trouble` gave; None of an empty text."""
-    raise NotImplementedError
+    if not text:
+        return None
+    first, _, hint = text.partition("\n")
+    word, separator, message = first.partition(": ")
+    for kind in get_args(TroubleKind):
+        if separator and kind == word:
+            return Trouble(kind=kind, message=message, hint=hint)
+    return Trouble(message=first, hint=hint)
 
 
 def remembered(gates: Sequence[Gate]) -> tuple[str, ...]:
     """``State.waiting`` for the gates that did not pass: ``<gate>: <reason>``."""
-    raise NotImplementedError
-
-
-def render(status: Status, now: datetime, *, width: int = 80) -> str:
-    """The status as an explanation to a person on site; lines of at most *width* columns.
-
-    First what runs and whether all is well; then why it has or has not moved; then what to do, if
-    there is anything.
-    """
-    raise NotImplementedError
+    return tuple(f"{gate.name}: {gate.reason}" for gate in gates if not gate.passed)
 
 
 def save(status: Status, path: Path = PATH) -> None:
@@ -173,9 +209,38 @@ def save(status: Status, path: Path = PATH) -> None:
     Raises:
         DiskFullError, OSError: the folder cannot be written.
     """
-    raise NotImplementedError
+    write_atomically(path, status.model_dump_json(indent=2) + "\n")
 
 
 def find(path: Path = PATH) -> Status | None:
     """The status that the agent wrote last in this boot; None if there is none to be read."""
-    raise NotImplementedError
+    try:
+        with path.open("rb") as file:
+            return Status.model_validate_json(file.read(_MAX_STATUS))
+    except (OSError, ValidationError):
+        return None
+
+
+def _recalled(lines: Sequence[str]) -> tuple[Waiting, ...]:
+    parts = (line.partition(": ") for line in lines)
+    return tuple(
+        Waiting(gate=name if separator else "", reason=reason or name)
+        for name, separator, reason in parts
+    )
+
+
+def _kind(error: BaseException) -> TroubleKind:
+    if isinstance(error, NetworkError):
+        return "network"
+    if isinstance(error, TrustError):
+        # What has run out says when (pipeline.trust.refusals.ExpiredError), which is not imported
+        # for this: it brings TUF's client along.
+        return "expired" if isinstance(getattr(error, "expired", None), datetime) else "trust"
+    if isinstance(error, DiskFullError):
+        return "disk"
+    return "host" if isinstance(error, HostError | OSError) else "other"
+
+
+def render(status: Status, now: datetime, *, width: int = 80) -> str:
+    """The status as an explanation to a person on site; see :func:`pipeline.agent.words.render`."""
+    return words.render(status, now, width=width)

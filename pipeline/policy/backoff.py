@@ -11,6 +11,9 @@ from pipeline.clock import iso
 LONGEST = 6 * 3600.0
 """Seconds between two looks while they fail, at most; more only if the poll itself is longer."""
 
+WRONG_CLOCK = "this machine's clock says"
+"""How :func:`clock_problem` begins."""
+
 _FIRST = 60.0  # seconds after one failure: most are over by then
 _JITTER = 0.25  # of a pause, at most, on top of it
 _SLACK = timedelta(minutes=10)  # that a clock may be off without a word
@@ -78,7 +81,7 @@ def clock_problem(now: datetime, passed: Iterable[datetime | None]) -> str:
     latest = max((moment for moment in passed if moment is not None), default=None)
     if latest is None or now >= latest - _SLACK:
         return ""
-    return f"this machine's clock says {iso(now)}, and it is {iso(latest)} or later"
+    return f"{WRONG_CLOCK} {iso(now)}, and it is {iso(latest)} or later"
 
 
 def _place(device: str) -> float:
