@@ -136,9 +136,11 @@ def _explain(error: CommandError, python: str, scratch: Path) -> Exception:
 
 
 def _said(error: CommandError) -> str:
-    """The last things that pip said, without its repeated warnings."""
-    lines = [line for line in error.tail if line.strip() and not line.startswith("WARNING")]
-    return "\n".join(f"    {line}" for line in lines[-6:])
+    """The last things that pip said; of its repeated warnings the last one, which says why."""
+    lines = [line for line in error.tail if line.strip()]
+    warnings = [line for line in lines if line.startswith("WARNING")]
+    others = [line for line in lines if not line.startswith("WARNING")]
+    return "\n".join(f"    {line}" for line in [*warnings[-1:], *others[-6:]])
 
 
 def _unpack(wheel: Path, target: Path) -> None:
