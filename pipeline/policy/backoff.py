@@ -45,7 +45,7 @@ def longest(poll: float) -> float:
     return max(LONGEST, poll) * (1 + _JITTER)
 
 
-def due(now: datetime, checked: datetime | None, next: datetime | None, poll: float) -> bool:
+def due(now: datetime, checked: datetime | None, next: datetime | None, longest: float) -> bool:
     """Is it time to ask the store?
 
     A clock that jumped must not stop a machine: a next look that lies further ahead than any
@@ -55,13 +55,13 @@ def due(now: datetime, checked: datetime | None, next: datetime | None, poll: fl
         now: the present moment.
         checked: when the store was last heard.
         next: when it was meant to be asked again; None: it was never asked.
-        poll: seconds between two looks, as the site says.
+        longest: the longest pause that there is, in seconds: :func:`longest`.
     """
     if next is None or now >= next:
         return True
     if checked is not None and checked > now:
         return True
-    return (next - now).total_seconds() > longest(poll)
+    return (next - now).total_seconds() > longest
 
 
 def remaining(now: datetime, moments: Iterable[datetime | None], poll: float) -> float:

@@ -83,7 +83,7 @@ class Device:
 
     def look(self, pointer: Pointer, now: datetime) -> None:
         """Ask the channel, if it is time to, and do what it says."""
-        if not backoff.due(now, self.state.checked, self.state.next, POLL):
+        if not backoff.due(now, self.state.checked, self.state.next, backoff.longest(POLL)):
             return
         following = now + timedelta(seconds=backoff.pause(self.name, POLL, 0, 0.5))
         self._note(checked=now, next=following)
