@@ -42,7 +42,9 @@ class Attempt(Record):
         seconds: how long each step took.
         downloaded, written: bytes.
         boots: boot ids of the boots that it has been seen in.
-        reason: why it failed.
+        missed: boots since it was activated in which the boot loader took another one, and had
+            not tried it.
+        reason: why it failed; before that, what was found wrong with it in the boot that is over.
     """
 
     release: PublishedRelease
@@ -57,6 +59,7 @@ class Attempt(Record):
     downloaded: int = 0
     written: int = 0
     boots: tuple[str, ...] = ()
+    missed: int = 0
     reason: str = ""
     ended: Moment | None = None
 
