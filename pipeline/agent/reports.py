@@ -126,9 +126,9 @@ class Outbox:
 
     def send(self, checkin: Checkin) -> None:
         """See :meth:`pipeline.agent.base.Reports.send`."""
-        self.trouble = ""
         limit = time.monotonic() + self._seconds
         for _ in range(2):  # again with a larger number, if the first was used before
+            self.trouble = ""
             try:
                 unsaved = self._queue(checkin)
             except (OSError, ValueError, RecastError) as error:
@@ -323,7 +323,7 @@ def _own_key(path: Path) -> _OwnKey:
     if not isinstance(private, Ed25519PrivateKey):
         raise HostError(
             f"{path} holds no key of a machine",
-            hint="Remove it: a new one is made. Then `recast sites --forget` this machine.",
+            hint="Remove it: a new one is made. Then run `recast sites --forget` for this machine.",
         )
     return _OwnKey(CryptoSigner(private), fresh)
 

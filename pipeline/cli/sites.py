@@ -69,7 +69,7 @@ def sites(
     Example:
       recast sites --image edge-web --lagging
       recast sites berlin-2
-      recast sites berlin-2 --forget
+      recast sites --forget berlin-2
     """
     from pipeline.fleet import standing
     from pipeline.fleet.arrivals import StoreCheckIns
@@ -114,7 +114,7 @@ def _seconds(text: str) -> float:
 
 def _forget(reports: CheckIns, device: str | None, as_json: bool) -> None:
     if device is None:
-        raise UsageError("whom to forget?", hint="Name the machine: `recast sites NAME --forget`.")
+        raise UsageError("whom to forget?", hint="Name the machine: `recast sites --forget NAME`.")
     removed = reports.forget(device)
     if not removed:
         raise UsageError(f"there is no report of {device}")
