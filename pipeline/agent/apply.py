@@ -1,0 +1,294 @@
+"""Putting a release into the other slot, step by step, so that a cut at any instant is harmless.
+
+What there is to lose is named by few small things: names in the partition table, and files of
+entries on the ESP. They are taken away before the bytes that they stand for are touched, the
+entry before the name, and given again when all the bytes are on the medium and were read back,
+the entry last. Each step can be done again at any time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from pipeline.agent import entries, gpt, verity
+from pipeline.agent.following import Follower
+from pipeline.errors import DigestError, HostError
+from pipeline.models.device import STEPS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pipeline.agent.base import Note, Progress
+    from pipeline.agent.blocks import Part
+    from pipeline.agent.slots import DiskSlots, Layout
+    from pipeline.command import Stop
+    from pipeline.models.device import Attempt, Step
+    from pipeline.models.pointer import PublishedRelease
+    from pipeline.transfer.base import Source
+
+_PIECE = 1 << 20
+
+
+class Application:
+    """One call of :meth:`pipeline.agent.base.Slots.apply`."""
+
+    def __init__(
+        self,
+        slots: DiskSlots,
+        source: Source,
+        note: Note,
+        *,
+        tries: int,
+        progress: Progress | None,
+        stop: Stop | None,
+    ) -> None:
+        self._slots = slots
+        self._source = source
+        self._note = note
+        self._tries = tries
+        self._progress = progress
+        self._stop = stop
+        self._follower: Follower | None = None
+        self._steps: Mapping[Step, Callable[[Attempt], Attempt]] = {
+            "chosen": self._clear,
+            "cleared": self._write,
+            "written": self._verify,
+            "verified": self._name,
+            "named": self._stage,
+            "staged": self._activate,
+        }
+
+    def run(self, attempt: Attempt, sequence: int, until: Step) -> Attempt:
+        """Take step after step, from where *attempt* stands; see the Protocol."""
+        attempt = self._with_entry(attempt, sequence)
+        try:
+            while attempt.step != until and attempt.step in self._steps:
+                if STEPS.index(attempt.step) > STEPS.index(until):
+                    break
+                self._check_stop()
+                attempt = self._take(attempt)
+        finally:
+            self._drop_follower()
+        return attempt
+
+    def _take(self, attempt: Attempt) -> Attempt:
+        before, start = attempt.step, self._slots.clock()
+        attempt = self._steps[before](attempt)
+        spent = self._slots.clock() - start
+        seconds = dict(attempt.seconds)
+        seconds[attempt.step] = round(seconds.get(attempt.step, 0.0) + spent, 3)
+        attempt = attempt.model_copy(update={"seconds": seconds})
+        self._note(attempt)
+        return attempt
+
+    def _with_entry(self, attempt: Attempt, sequence: int) -> Attempt:
+        """Give the attempt the name of its entry: the same in each call, and not one in use.
+
+        A machine that has lost its memory counts on from what its ESP has.
+        """
+        if attempt.entry:
+            return attempt
+        files = entries.read_boot_files(self._slots.esp)
+        used = [entries.sequence_of(each.entry.id) for each in files]
+        number = max([sequence, *(each + 1 for each in used)])
+        return attempt.model_copy(update={"entry": entries.entry_id(number)})
+
+    # --- the steps ---------------------------------------------------------------------------
+
+    def _clear(self, attempt: Attempt) -> Attempt:
+        """Take away what leads to the other slot: entries, their UKIs, then its names."""
+        slots, release = self._slots, attempt.release
+        same = release.root_hash == slots.running.root_hash
+        reuse = not same and attempt.step == "chosen" and self._reusable(attempt)
+        clearing = slots.clearing(release, reuse=reuse)
+        for paths in (clearing.entries, clearing.files):
+            for path in paths:
+                slots.esp.remove(path)
+            if paths:
+                slots.esp.sync()
+        if not (same or reuse):
+            self._empty(slots.layout())
+        step = "named" if same or reuse else "cleared"
+        return attempt.model_copy(update={"step": step, "reuse": reuse, "same_root": same})
+
+    def _write(self, attempt: Attempt) -> Attempt:
+        """Have the root brought into the slot."""
+        layout, release = self._slots.layout(), attempt.release
+        if not layout.is_named(layout.emptied):
+            # The journal is older than the disk, or somebody has named the slot meanwhile.
+            return attempt.model_copy(update={"step": "chosen"})
+        recipe = _recipe(release)
+        target = layout.other_root.on(self._slots.disk).first(recipe.size)
+        tree = layout.other_verity.on(self._slots.disk)
+        follower = Follower(recipe, target, tree, stop=self._stop, active=self._slots.overlap)
+        self._drop_follower()
+        self._follower = follower
+        seed = layout.root.on(self._slots.disk)
+        with self._reporting("written", recipe.size) as hear:
+            filled = self._source.fill(
+                release, "root", follower, [seed], progress=hear, stop=self._stop
+            )
+        follower.sync()
+        return attempt.model_copy(
+            update={
+                "step": "written",
+                "downloaded": attempt.downloaded + filled.downloaded,
+                "written": attempt.written + filled.written,
+            }
+        )
+
+    def _verify(self, attempt: Attempt) -> Attempt:
+        """Read the root back, and hold it against the signed root hash; leave its tree."""
+        layout, release = self._slots.layout(), attempt.release
+        recipe = _recipe(release)
+        tree = layout.other_verity.on(self._slots.disk)
+        found = self._follower.finish() if self._follower is not None else None
+        if found is None:
+            data = layout.other_root.on(self._slots.disk)
+            found = self._hash(recipe, data, tree.write)
+        tree.sync()
+        wanted = release.root_hash
+        if found == wanted and verity.check_tree(recipe, tree, wanted):
+            return attempt.model_copy(update={"step": "verified"})
+        # Whoever tries again begins with the writing.
+        self._note(attempt.model_copy(update={"step": "cleared"}))
+        if found == wanted:
+            raise HostError(
+                f"the disk {self._slots.disk.name} does not keep what is written to it: the hash "
+                f"tree of {release.name} reads back differently",
+                hint="Replace the disk.",
+            )
+        raise DigestError(
+            f"the root of {release.name}, read back from {self._slots.disk.name}, has the root "
+            f"hash {found[:16]}…, and must have {wanted[:16]}…",
+            hint="It is not used. If this happens again, the disk or the memory of this machine "
+            "is failing, or the release was published wrongly.",
+        )
+
+    def _name(self, attempt: Attempt) -> Attempt:
+        """Call the slot by its root hash: from here on a boot can find it."""
+        layout = self._slots.layout()
+        gpt.rename(self._slots.disk, layout.filled(attempt.release))
+        return attempt.model_copy(update={"step": "named"})
+
+    def _stage(self, attempt: Attempt) -> Attempt:
+        """Have the UKI brought to the ESP, where no boot loader looks yet."""
+        release, esp = attempt.release, self._slots.esp
+        path = self._uki(attempt)
+        if self._is_staged(release, path):
+            return attempt.model_copy(update={"step": "staged"})
+        target = esp.target(path, release.parts["uki"].size)
+        with contextlib.closing(target), self._reporting("staged", target.size) as hear:
+            filled = self._source.fill(release, "uki", target, [], progress=hear, stop=self._stop)
+            target.sync()
+            esp.sync()
+            target.forget()
+        if not self._is_staged(release, path):
+            esp.remove(path)
+            esp.sync()
+            raise DigestError(
+                f"the boot file of {release.name} reads back from {esp.name} with another digest "
+                "than the signed one",
+                hint="It is not used. If this happens again, the disk or the memory of this "
+                "machine is failing.",
+            )
+        return attempt.model_copy(
+            update={
+                "step": "staged",
+                "downloaded": attempt.downloaded + filled.downloaded,
+                "written": attempt.written + filled.written,
+            }
+        )
+
+    def _activate(self, attempt: Attempt) -> Attempt:
+        """Write the entry: the one small file that makes the boot loader try the release."""
+        release, esp = attempt.release, self._slots.esp
+        path = self._uki(attempt)
+        if not self._is_staged(release, path):
+            return attempt.model_copy(update={"step": "named"})
+        number = entries.sequence_of(attempt.entry)
+        text = entries.entry_text(release.name, release.root_hash, number, path)
+        there = [
+            each
+            for each in entries.read_boot_files(esp)
+            if each.entry.id == attempt.entry and esp.read(each.path) == text
+        ]
+        # One that was counted down already keeps its counter: it was tried.
+        if not there:
+            name = entries.counted(attempt.entry, self._tries)
+            entries.write_file(esp, f"{entries.ENTRIES}/{name}", text)
+        return attempt.model_copy(update={"step": "activated"})
+
+    # --- what they need ----------------------------------------------------------------------
+
+    def _empty(self, layout: Layout) -> None:
+        gpt.rename(self._slots.disk, layout.emptied)
+
+    def _reusable(self, attempt: Attempt) -> bool:
+        """Does the other slot hold the release, every byte of it?"""
+        layout, release = self._slots.layout(), attempt.release
+        if layout.other_hash != release.root_hash:
+            return False
+        recipe = _recipe(release)
+        tree = layout.other_verity.on(self._slots.disk)
+        data = layout.other_root.on(self._slots.disk)
+        if data.size < recipe.size or not verity.check_tree(recipe, tree, release.root_hash):
+            return False
+        return self._hash(recipe, data, _to_nobody) == release.root_hash
+
+    def _uki(self, attempt: Attempt) -> str:
+        stays = attempt.reuse or attempt.same_root
+        return self._slots.staged_uki(attempt.release, stays=stays)
+
+    def _is_staged(self, release: PublishedRelease, path: str) -> bool:
+        import hashlib
+
+        esp, part = self._slots.esp, release.parts["uki"]
+        if esp.size(path) != part.size:
+            return False
+        hasher = hashlib.sha256()
+        try:
+            for at in range(0, part.size, _PIECE):
+                hasher.update(esp.read(path, at, _PIECE))
+        except HostError:  # a cut can leave a name that leads nowhere
+            return False
+        return hasher.hexdigest() == part.digest
+
+    def _hash(self, recipe: verity.Recipe, data: Part, emit: verity.Emit) -> str:
+        done = 0
+
+        def hear(count: int) -> None:
+            nonlocal done
+            done += count
+            if self._progress is not None:
+                self._progress("verified", done, recipe.size)
+
+        return verity.hash_data(recipe, data, emit, hear=hear, stop=self._stop)
+
+    @contextlib.contextmanager
+    def _reporting(self, step: str, total: int) -> Iterator[Callable[[int, int], None]]:
+        def hear(right: int, _downloaded: int) -> None:
+            if self._progress is not None:
+                self._progress(step, right, total)
+
+        yield hear
+
+    def _drop_follower(self) -> None:
+        if self._follower is not None:
+            self._follower.close()
+            self._follower = None
+
+    def _check_stop(self) -> None:
+        if self._stop is not None:
+            self._stop.check()
+
+
+def _recipe(release: PublishedRelease) -> verity.Recipe:
+    root = release.parts["root"]
+    return verity.Recipe.of_content(root.size, root.digest)
+
+
+def _to_nobody(_offset: int, _data: bytes) -> None:
+    """The tree is there already."""
