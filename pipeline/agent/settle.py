@@ -75,6 +75,8 @@ def settle(
     state = state.model_copy(update={"attempt": attempt})
     if attempt is not None and attempt.step == "failed" and events:
         state = remember_bad(state, attempt.release, attempt.reason, now)
+    elif attempt is not None and attempt.step == "confirmed" and events:
+        state = _forgiven(state, running) if runs(attempt.release, running) else state
     state = _used_up(state, running, entries, now)
     state = state.model_copy(update={"settled": running.boot_id})
     bless = running.entry if running.trial and running.complete else ""
@@ -95,12 +97,7 @@ def blessed(
     Returns:
         And an event, if that ends an update.
     """
-    good = tuple(
-        each
-        for each in state.bad
-        if (each.version, each.root_hash) != (running.version, running.root_hash)
-    )
-    state = state.model_copy(update={"bad": good})
+    state = _forgiven(state, running)
     attempt = state.attempt
     if (
         attempt is None
@@ -303,6 +300,17 @@ def _with_bad(state: State, bad: KnownBad) -> State:
             "allowed": tuple(each for each in state.allowed if each != bad.version),
         }
     )
+
+
+def _forgiven(state: State, running: Running) -> State:
+    """What runs is good: that it failed once, and that a person allowed it, is over."""
+    bad = tuple(
+        each
+        for each in state.bad
+        if (each.version, each.root_hash) != (running.version, running.root_hash)
+    )
+    allowed = tuple(each for each in state.allowed if each != running.version)
+    return state.model_copy(update={"bad": bad, "allowed": allowed})
 
 
 def _with(boots: tuple[str, ...], running: Running) -> tuple[str, ...]:
