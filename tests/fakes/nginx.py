@@ -39,6 +39,7 @@ http {{
         location / {{ add_header Cache-Control "max-age=31536000, immutable"; }}
         location = /metadata/timestamp.json {{ add_header Cache-Control no-cache; }}
         location ~ /\\. {{ return 404; }}
+        {more}
     }}
 }}
 """
@@ -57,12 +58,12 @@ def answers(port: int) -> bool:
     return True
 
 
-def started(folder: Path, work: Path) -> tuple[subprocess.Popen[bytes], int] | None:
+def started(folder: Path, work: Path, more: str = "") -> tuple[subprocess.Popen[bytes], int] | None:
     """nginx on a free port; None if somebody else took that port meanwhile."""
     port = free_port()
     user = "user root;" if os.geteuid() == 0 else ""
     config = work / "nginx.conf"
-    config.write_text(CONFIG.format(work=work, port=port, folder=folder, user=user))
+    config.write_text(CONFIG.format(work=work, port=port, folder=folder, user=user, more=more))
     argv = ["nginx", "-e", str(work / "error.log"), "-p", str(work), "-c", str(config)]
     process = command.start(argv)
     try:
@@ -80,14 +81,14 @@ def started(folder: Path, work: Path) -> tuple[subprocess.Popen[bytes], int] | N
 
 
 @contextmanager
-def nginx(folder: Path, work: Path) -> Iterator[str]:
-    """Serve *folder*; yields the URL."""
+def nginx(folder: Path, work: Path, more: str = "") -> Iterator[str]:
+    """Serve *folder*, with *more* in the server's configuration; yields the URL."""
     try:
         command.find("nginx")
     except HostError:
         pytest.skip("nginx is not installed")
     work.mkdir()
-    found = next((some for _ in range(3) if (some := started(folder, work))), None)
+    found = next((some for _ in range(3) if (some := started(folder, work, more))), None)
     assert found is not None, (work / "error.log").read_text()
     try:
         yield f"http://127.0.0.1:{found[1]}"

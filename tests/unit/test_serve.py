@@ -64,6 +64,15 @@ def test_it_says_where_and_how(
     assert "nothing in the store" not in out
 
 
+def test_reports_are_taken_only_when_asked(
+    project: Path, fake: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["serve", "--checkins"]) == 0
+    assert "reports are taken" in capsys.readouterr().out
+    assert main(["serve"]) == 0
+    assert "reports are taken" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "::"])
 def test_it_warns_when_others_can_read(
     project: Path, fake: None, capsys: pytest.CaptureFixture[str], host: str
