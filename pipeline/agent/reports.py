@@ -281,10 +281,13 @@ class Outbox:
 
 
 def _outcome(checkin: Checkin) -> str:
-    """What an update came to, in a form that tells two of them apart; empty if it goes on."""
-    if checkin.step not in ("confirmed", "failed") and checkin.outcome != "failed":
+    """Which update has ended, and how; empty if none has.
+
+    Later reports name that update too, with other reasons: why the next one waits, say.
+    """
+    if checkin.step not in ("confirmed", "failed"):
         return ""
-    fields = {"device", "step", "target", "outcome", "reason", "seconds", "root_hash"}
+    fields = {"device", "step", "target", "seconds", "downloaded", "written"}
     return digest.of_data(checkin.model_dump(mode="json", include=fields))[:32]
 
 

@@ -97,7 +97,10 @@ def stand(arrival: Arrival, now: datetime, silence: float = SILENCE) -> Standing
     if now - heard > timedelta(seconds=_patience(said, silence)):
         more = "" if state == "current" else f"; then {state}: {reason}".rstrip(": ")
         state, reason = "silent", f"silent since {iso(heard)}{more}"
-    return Standing(said, heard, arrival.signed.key, state, reason, _notes(said, heard))
+    notes = _notes(said, heard)
+    if not reason and said.outcome == "waiting" and said.reason:
+        notes = (*notes, said.reason)  # up to date, and in trouble all the same
+    return Standing(said, heard, arrival.signed.key, state, reason, notes)
 
 
 def shares(standings: Iterable[Standing]) -> list[Share]:

@@ -292,6 +292,11 @@ def test_a_wrong_clock_is_told(heard: float, note: tuple[str, ...]) -> None:
     assert standing(now=heard + 60, heard=heard).notes == note
 
 
+def test_trouble_of_a_machine_that_is_up_to_date_is_told() -> None:
+    found = standing(outcome="waiting", reason="the store does not answer")
+    assert (found.text, found.notes) == ("up to date", ("the store does not answer",))
+
+
 def test_a_machine_from_the_future_is_not_silent() -> None:
     assert standing(now=0, heard=7200).heard == NOW
 

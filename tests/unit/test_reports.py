@@ -145,8 +145,9 @@ def test_how_updates_ended_is_not_lost_offline(tmp_path: Path, collector: Collec
 
 
 def test_an_outcome_is_told_once(tmp_path: Path, collector: Collector) -> None:
-    for _ in range(3):
-        outbox(tmp_path, collector.url).send(said(step="confirmed"))
+    for reason in ("", "the store is away", "the window opens in 3h"):
+        waits = said(step="confirmed", outcome="waiting", reason=reason)
+        outbox(tmp_path, collector.url).send(waits)
     assert collector.paths == [history_key("berlin-2", 1), NEWEST, NEWEST, NEWEST]
 
 
