@@ -24,7 +24,7 @@ PATH = Path("/run/recast/status.json")
 
 _MAX_STATUS = 1 << 20  # bytes
 
-TroubleKind = Literal["network", "expired", "trust", "disk", "host", "other"]
+TroubleKind = Literal["network", "store", "expired", "trust", "disk", "host", "other"]
 
 
 class Trouble(Record):
@@ -230,6 +230,10 @@ def _recalled(lines: Sequence[str]) -> tuple[Waiting, ...]:
 
 
 def _kind(error: BaseException) -> TroubleKind:
+    from pipeline.store.base import MissingError
+
+    if isinstance(error, MissingError):
+        return "store"
     if isinstance(error, NetworkError):
         return "network"
     if isinstance(error, TrustError):

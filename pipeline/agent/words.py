@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from pipeline.agent.advice import DATA, FOR_GATES, FOR_TROUBLES, WAIT, WRONG_CLOCK
+from pipeline.agent.advice import DATA, FOR_GATES, FOR_TROUBLES, UNKNOWN, UNPIN, UNSET, WRONG_CLOCK
 from pipeline.clock import duration, iso
 from pipeline.files import format_size
 from pipeline.policy import backoff
 
 if TYPE_CHECKING:
     from pipeline.agent.drift import Drift
-    from pipeline.agent.status import Status
+    from pipeline.agent.status import Status, Waiting
     from pipeline.models.device import Attempt
 
 _MOST_DRIFT = 8  # entries that are listed; `--json` has all
@@ -47,7 +47,7 @@ _DOING = {
     "activated": "the boot loader is told",
 }
 # Gates that time or somebody elsewhere opens: with nothing but these a machine just waits.
-_PATIENT = ("wave", "window", "not halted", "not frozen", "confirmed", "obstacles")
+_PATIENT = ("wave", "window", "not halted", "not frozen", "confirmed", "reboot")
 
 
 @dataclass(frozen=True)
@@ -67,12 +67,14 @@ def render(status: Status, now: datetime, *, width: int = 80) -> str:
         now: the present moment: ages are told by it.
         width: columns.
     """
-    words = _Words(_first(status), tuple(_reasons(status, now)), tuple(_advice(status)))
+    reasons = tuple(dict.fromkeys(_reasons(status, now)))
+    words = _Words(_first(status), reasons, tuple(dict.fromkeys(_advice(status))))
     blocks = [_wrapped(words.first, width)]
     if words.reasons:
         blocks.append(_listed(words.reasons, width))
-    if words.advice:
-        blocks.append("What to do:\n" + _listed(words.advice, width))
+    advice = [each for each in words.advice if each]
+    if advice:
+        blocks.append("What to do:\n" + _listed(advice, width))
     if status.drift is not None:
         blocks.append(_drift(status.drift, width))
     blocks.append(_facts(status, now, width))
@@ -84,49 +86,68 @@ def _first(status: Status) -> str:
     if running is None:
         return "Needs attention: what runs on this machine cannot be told."
     here = f"{running.image} {running.version} runs here"
+    target = attempt.release.version if attempt else status.wanted
     names = {each.gate for each in status.waiting}
     if running.trial:
         return f"On trial: {here}, and must still prove healthy."
-    if status.leaving and (names or not status.wanted) and not _under_way(status):
-        return f"Needs attention: {here}, which is revoked, and it cannot move off it."
-    if not status.store or not status.channel:
-        return f"Follows nothing: {here}, and it is not told where newer releases come from."
     if _is_ready(status):
-        target = attempt.release.version if attempt else status.wanted
         return f"Ready to reboot: {here}, and {target} is installed beside it."
+    if status.leaving and names:
+        return f"Needs attention: {here}, which is revoked, and it cannot move off it."
+    if _unset(status):
+        return f"Follows nothing: {here}, and it is not told where newer releases come from."
     if "not failed here" in names:
         return f"Went back: {here}, since {status.wanted} failed on this machine."
     if status.trouble is not None:
-        return f"{_HEADS[status.trouble.kind]}: {here}, and goes on running."
-    if names - {*_PATIENT, "pin"}:
+        word, clause = _TROUBLES[status.trouble.kind]
+        return f"{word}: {here}, and goes on running{clause}."
+    if status.pin is not None and not status.notes and (status.settled or "available" in names):
+        return f"Pinned: {here}, and stays whatever its channel says."
+    if names - set(_PATIENT):
         return f"Needs attention: {here}, and {status.wanted or 'what is wanted'} is refused."
-    if names:
-        return f"Waiting: {here}, and {status.wanted} does not start yet."
-    if _under_way(status):
-        target = attempt.release.version if attempt else status.wanted
+    if _under_way(status) and not names:
         return f"Updating: {here}, and {target} is being installed."
     if status.problems:
         return f"Needs attention: {here}, but something is wrong with this machine."
-    if status.pin is not None and not status.notes:
-        return f"Pinned: {here}, and stays whatever its channel says."
+    if names:
+        return f"Waiting: {here}, and {status.wanted} may not be installed yet."
     if status.checked is None and not status.wanted:
         return f"Not asked yet: {here}, and the store was never heard."
+    if not status.settled:
+        return f"About to update: {here}, and {status.wanted} is to be installed."
     return f"All is well: {here}, and is confirmed."
 
 
-_HEADS = {
-    "network": "No link",
-    "expired": "Out of date",
-    "trust": "Needs attention",
-    "disk": "Needs attention",
-    "host": "Needs attention",
-    "other": "Needs attention",
+_TROUBLES = {
+    "network": ("No link", " without it"),
+    "store": ("Needs attention", "; its store lacks what it promises"),
+    "expired": ("Out of date", "; what its store says has run out"),
+    "trust": ("Needs attention", "; what its store gives out is refused"),
+    "disk": ("Needs attention", "; there is no room for what is newer"),
+    "host": ("Needs attention", "; an update failed on this machine"),
+    "other": ("Needs attention", "; an update failed"),
 }
+_INTRODUCED = {
+    "wave": "this machine is {reason}",
+    "not halted": "the rollout is {reason}",
+    "reboot": "this machine may not reboot yet: {reason}",
+    "slot size": "{wanted} does not fit: {reason}",
+    "ESP space": "{wanted} does not fit: {reason}",
+}
+
+
+def _unset(status: Status) -> bool:
+    """Is it not told whom to follow?"""
+    missing = any(each.gate == "configured" for each in status.waiting)
+    return missing or not status.store or not status.channel
 
 
 def _is_ready(status: Status) -> bool:
     attempt = status.attempt
-    return attempt is not None and attempt.step == "activated" and status.working is None
+    if attempt is None or status.working is not None:
+        return False
+    due = any(each.gate in ("window", "reboot") for each in status.waiting)
+    return attempt.step == "activated" or (attempt.step == "staged" and due)
 
 
 def _under_way(status: Status) -> bool:
@@ -138,30 +159,39 @@ def _under_way(status: Status) -> bool:
 
 def _reasons(status: Status, now: datetime) -> Iterable[str]:
     running, attempt = status.running, status.attempt
-    if status.leaving and running is not None:
+    if status.leaving and running is not None and status.leaving not in status.why:
         yield f"{running.version} is revoked: {status.leaving}."
-    if status.why and (not status.settled or status.pin is not None):
+    if status.why:
         yield _sentence(status.why)
     if running is not None and running.trial:
         left = running.tries_left or 0
-        yield (
-            "It is confirmed once its services and health checks are well; if not, this machine "
-            f"goes back by itself ({_count(left, 'try', 'tries')} left)."
-        )
+        if attempt is not None and attempt.step == "booted" and attempt.reason:
+            yield f"It is given up, and this machine goes back: {_ended(attempt.reason)}"
+        else:
+            yield (
+                "It is confirmed once its services and health checks are well; if they are not, "
+                f"this machine goes back by itself ({_count(left, 'try', 'tries')} left)."
+            )
     if attempt is not None and _under_way(status):
         yield _progress(status, attempt)
-    yield from (_sentence(each.reason) for each in status.waiting)
+    yield from (_waiting(each, status) for each in status.waiting)
     if attempt is not None and attempt.step == "failed":
         told = any(attempt.reason and attempt.reason in each.reason for each in status.waiting)
         if not told:
             version = attempt.release.version
-            yield f"The last update, to {version}, failed: {_sentence(attempt.reason)}"
+            yield f"The last update, to {version}, failed: {_ended(attempt.reason)}"
     if status.trouble is not None:
         if status.trouble.kind == "network":
             since = status.checked
             yield f"No link since {_moment(since, now)}." if since else "There never was a link."
         yield _sentence(status.trouble.message)
     yield from (_sentence(each) for each in (*status.problems, *status.notes))
+
+
+def _waiting(waiting: Waiting, status: Status) -> str:
+    text = _INTRODUCED.get(waiting.gate, "{reason}")
+    wanted = status.wanted or "what is wanted"
+    return _sentence(text.format(reason=waiting.reason, wanted=wanted))
 
 
 def _progress(status: Status, attempt: Attempt) -> str:
@@ -178,30 +208,33 @@ def _progress(status: Status, attempt: Attempt) -> str:
 
 
 def _advice(status: Status) -> Iterable[str]:
-    found: list[str] = []
     version = status.wanted or (status.attempt.release.version if status.attempt else "VERSION")
-    names = [each.gate for each in status.waiting]
-    for name in names:
-        if name in FOR_GATES:
-            found.append(FOR_GATES[name].format(version=version, channel=status.channel))
-    if status.trouble is not None:
-        found.append(status.trouble.hint or FOR_TROUBLES[status.trouble.kind])
-        if status.trouble.hint and status.trouble.kind in ("network", "expired"):
-            found.append(FOR_TROUBLES[status.trouble.kind])
+    yield from (_for_gate(each, status, version) for each in status.waiting)
+    trouble = status.trouble
+    if trouble is not None:
+        if trouble.hint:
+            yield trouble.hint
+        if not trouble.hint or trouble.kind in ("network", "expired"):
+            yield FOR_TROUBLES[trouble.kind]
     if any(each.startswith(backoff.WRONG_CLOCK) for each in status.problems):
-        found.append(WRONG_CLOCK)
-    if status.running is not None and not (status.store and status.channel):
-        found.append(
-            "Give it the credentials recast.store and recast.channel (and recast.root, unless its "
-            "image brings a root of trust), then reboot it."
-        )
+        yield WRONG_CLOCK
     if any("/data" in each for each in status.problems):
-        found.append(DATA)
+        yield DATA
+    if status.running is None:
+        yield UNKNOWN
+    elif _unset(status):
+        yield UNSET
     if status.pin is not None:
-        found.append("`recast-agent unpin` lets it follow its channel again.")
-    if names and all(name in ("wave", "window") for name in names):
-        found.insert(0, WAIT)
-    return dict.fromkeys(found)
+        yield UNPIN
+
+
+def _for_gate(waiting: Waiting, status: Status, version: str) -> str:
+    name = waiting.gate
+    if name == "available" and status.pin is not None and not status.leaving:
+        return ""
+    if name == "wave" and waiting.opens is None and "opens at" not in waiting.reason:
+        name = "not halted"  # it is held before that wave: time alone opens nothing
+    return FOR_GATES.get(name, "").format(version=version, channel=status.channel)
 
 
 def _drift(drift: Drift, width: int) -> str:
@@ -230,7 +263,7 @@ def _facts(status: Status, now: datetime, width: int) -> str:
         rows.append(("channel", f"{status.channel} of {', '.join(status.store) or 'no store'}"))
     if status.running is not None:
         rows.append(("root hash", status.running.root_hash[:_DIGITS]))
-        rows.append(("up since", _moment_ago(status.running.uptime)))
+        rows.append(("up for", _length(status.running.uptime)))
     if status.wanted and not status.settled:
         rows.append(("wanted", status.wanted))
     if status.checked is not None:
@@ -270,10 +303,6 @@ def _moment(moment: datetime, now: datetime) -> str:
     return f"{iso(moment)}, {length} ago" if seconds >= 0 else f"{iso(moment)}, in {length}"
 
 
-def _moment_ago(seconds: float) -> str:
-    return f"{_length(seconds)} ago"
-
-
 def _length(seconds: float) -> str:
     if seconds < 2 * _DAY:
         return duration(seconds)
@@ -285,10 +314,15 @@ def _count(number: int, one: str, many: str) -> str:
 
 
 def _sentence(text: str) -> str:
-    text = text.strip()
-    if not text:
-        return "no reason is known."
-    return text[0].upper() + text[1:] + ("" if text[-1] in ".!?" else ".")
+    """*text* with a capital letter, unless it begins with a name or a path, and a full stop."""
+    text = _ended(text)
+    first = text.split()[0].rstrip(":,.;")
+    return text[0].upper() + text[1:] if first.replace("'", "").isalpha() else text
+
+
+def _ended(text: str) -> str:
+    text = text.strip() or "no reason is known"
+    return text if text[-1] in ".!?" else f"{text}."
 
 
 def _wrapped(text: str, width: int) -> str:

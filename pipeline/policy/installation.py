@@ -84,10 +84,9 @@ def wanted(
         override: a person asked for it now (``update --now``): the wave does not count.
     """
     facts = _Facts(pointer, site, running, state, now, override)
-    revoked = pointer.revocation(running.version, running.root_hash)
-    leaving = (revoked.reason or "no reason was given") if revoked else ""
-    pinned, notes = _pinned(facts, leaving)
-    found = pinned or _leave(facts) if leaving else pinned or _follow(facts)
+    leaving = facts.leaving
+    pinned, notes = _pinned(facts)
+    found = pinned or (_leave(facts) if leaving else _follow(facts))
     settled = found.settled or (
         found.release is not None and not leaving and _has(found.release, facts)
     )
@@ -163,6 +162,12 @@ class _Facts:
     now: datetime
     override: bool
 
+    @property
+    def leaving(self) -> str:
+        """Why what runs is revoked; empty if it is not."""
+        revoked = self.pointer.revocation(self.running.version, self.running.root_hash)
+        return (revoked.reason or "no reason was given") if revoked else ""
+
     def usable(self, release: PublishedRelease | None) -> bool:
         """Is it a release that is not revoked?"""
         return release is not None and not _revoked(release, self.pointer)
@@ -187,7 +192,9 @@ def _follow(facts: _Facts) -> Wanted:
     release, before = pointer.release, pointer.previous
     for each in (release, before):  # what is activated is finished
         attempt = facts.begun(each) if each is not None and facts.usable(each) else None
-        if each is not None and attempt is not None and attempt.step in _ACTIVATED:
+        if each is None or attempt is None or attempt.step not in _ACTIVATED:
+            continue
+        if not _has(each, facts):
             kind: Kind = "channel" if each is release else "previous"
             return Wanted(each, kind, f"{each.version} is installed already, and needs a reboot")
     if release is None or not facts.usable(release):
@@ -195,7 +202,12 @@ def _follow(facts: _Facts) -> Wanted:
     other = before is not None and facts.usable(before) and not _same(before, release)
     if before is not None and other and not facts.came(release) and not _is_near(facts):
         return Wanted(before, "previous", _previous_why(facts, release, before))
-    return Wanted(release, "channel", f"channel {pointer.channel} holds {release.version}")
+    why = f"channel {pointer.channel} holds {release.version}"
+    if runs(release, facts.running):
+        why = f"that is what channel {pointer.channel} wants here"
+    elif _has(release, facts):
+        why = f"{why}, which is what runs, byte for byte"
+    return Wanted(release, "channel", why)
 
 
 def _leave(facts: _Facts) -> Wanted:
@@ -208,13 +220,17 @@ def _leave(facts: _Facts) -> Wanted:
         return Wanted(
             None,
             "stay",
-            f"{facts.running.version} is revoked, and channel {pointer.channel} holds no other "
-            "release to go to: this machine stays as it is until it does",
+            f"{facts.running.version} is revoked ({facts.leaving}), and channel "
+            f"{pointer.channel} holds no other release to go to: this machine stays as it is "
+            "until it does",
         )
     came = release is not None and facts.came(release)
     chosen = sound[0] if came or len(sound) == 1 else sound[-1]
     kind: Kind = "channel" if chosen is release else "previous"
-    why = f"{facts.running.version} is revoked, so this machine goes to {chosen.version} at once"
+    why = (
+        f"{facts.running.version} is revoked ({facts.leaving}), so this machine goes to "
+        f"{chosen.version} at once"
+    )
     return Wanted(chosen, kind, why)
 
 
@@ -254,7 +270,7 @@ def _is_near(facts: _Facts) -> bool:
     return False
 
 
-def _pinned(facts: _Facts, leaving: str) -> tuple[Wanted | None, tuple[str, ...]]:
+def _pinned(facts: _Facts) -> tuple[Wanted | None, tuple[str, ...]]:
     """What a pin comes to; None if it does not count, with the reason."""
     pin, pointer = facts.state.pin, facts.pointer
     if pin is None:
@@ -268,12 +284,12 @@ def _pinned(facts: _Facts, leaving: str) -> tuple[Wanted | None, tuple[str, ...]
     if release is not None and not facts.usable(release):
         return None, (f"the pin to {pin.version} does not count: its root is revoked",)
     why = f"a person pinned this machine to {pin.version} on {iso(pin.when)}"
-    if pin.version == facts.running.version and not leaving:
+    if pin.version == facts.running.version and not facts.leaving:
         return Wanted(release, "pin" if release else "stay", why, settled=True), ()
     if release is not None:
         return Wanted(release, "pin", why), ()
     away = f"{pin.version}, which channel {pointer.channel} does not hold any more"
-    if leaving:
+    if facts.leaving:
         return None, (f"the pin does not count: it is to {away}, and what runs is revoked",)
     return Wanted(None, "stay", f"a person pinned this machine to {away}: it stays as it is"), ()
 

@@ -253,7 +253,7 @@ def test_with_all_revoked_a_machine_stays_as_it_is_and_says_so() -> None:
     assert wanted.leaving == "it leaks"
     assert not wanted.settled
     assert refusals(verdict) == ["available"]
-    assert "is revoked, and channel stable holds no other release" in wanted.why
+    assert "is revoked (it leaks), and channel stable holds no other release" in wanted.why
 
 
 def test_a_machine_leaves_what_is_revoked_for_the_channels_release_in_its_wave() -> None:
