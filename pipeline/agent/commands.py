@@ -21,7 +21,8 @@ from pipeline.files import write_atomically
 
 if TYPE_CHECKING:
     from pipeline.agent.status import Status
-    from pipeline.agent.update import Agent, Outcome
+    from pipeline.agent.turn import Outcome
+    from pipeline.agent.update import Agent
     from pipeline.models.device import Running, State, Step
 
 _JUDGE_WAITS = 20.0  # seconds that a judge waits for others; it then goes ahead

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,12 @@ from pipeline.agent.history import Event, History
 from pipeline.agent.journal import Journal
 from pipeline.agent.state import Memory
 from pipeline.agent.telling import Teller
+from pipeline.errors import RecastError
+from pipeline.files import write_atomically
 
 if TYPE_CHECKING:
     from pipeline.agent.base import Machine, Slots
-    from pipeline.agent.update import Parts
+    from pipeline.agent.turn import Parts
     from pipeline.agent.upstream import Stores
     from pipeline.command import Stop
     from pipeline.models.device import Running
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from pipeline.store.base import Reader
 
 _TRUST = Path("recast/trust")
+_KEY = "device.key"
 _DIGITS = 16  # of the root's digest, in the name of the folder that remembers what it vouched for
 
 
@@ -92,12 +96,12 @@ def compose(
     """
     from pipeline.agent.reports import Outbox
     from pipeline.agent.site import read_root, read_site
-    from pipeline.agent.update import Parts
+    from pipeline.agent.turn import Parts
 
     site, problems = read_site()
     memory = places.memory()
     url = site.checkins or (site.store[0] if site.store else None)
-    outbox = Outbox(memory.folder / "queue", url, memory.folder / "device.key")
+    outbox = Outbox(memory.folder / "queue", url, _device_key(places, memory))
     teller = Teller(
         site,
         outbox,
@@ -159,6 +163,18 @@ def open_reader(url: str) -> Reader:
     from pipeline.store.http import HttpStore
 
     return HttpStore(url)
+
+
+def _device_key(places: Places, memory: Memory) -> Path:
+    """The machine's own key; a copy of it if the folder that it is in cannot be written."""
+    lasting = places.lasting / _KEY
+    if memory.lasts:
+        return lasting
+    copied = memory.folder / _KEY
+    with contextlib.suppress(OSError, RecastError):
+        if not copied.exists():
+            write_atomically(copied, lasting.read_bytes(), mode=0o600)
+    return copied
 
 
 def _open_slots(running: Running) -> Slots:

@@ -8,6 +8,7 @@ boot loader's entries tell (:mod:`pipeline.agent.settle`).
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ _FILE = "state.json"
 _MARKS = "boots"
 _MAX_STATE = 4 << 20  # bytes
 _MAX_MARKS = 64 << 10
+_NEEDED = 64 << 10  # bytes that must be free for anything to be remembered
 
 
 @dataclass(frozen=True)
@@ -187,11 +189,13 @@ def _why_unusable(folder: Path, mount: Path | None) -> str:
             f"the data partition is not there: nothing is mounted at {mount}, and what this "
             "machine remembers is gone at its next boot"
         )
-    probe = folder / f".probe.{os.getpid()}"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        probe.write_bytes(b"")
-        probe.unlink()
+        found = os.statvfs(folder)
+        if found.f_flag & os.ST_RDONLY:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        if found.f_bavail * found.f_frsize < _NEEDED:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     except OSError as error:
         return _sentence(folder, error)
     return ""

@@ -17,7 +17,8 @@ from pipeline.agent.history import History
 from pipeline.agent.journal import Journal
 from pipeline.agent.state import Memory
 from pipeline.agent.telling import Teller
-from pipeline.agent.update import Agent, Outcome, Parts
+from pipeline.agent.turn import Outcome, Parts
+from pipeline.agent.update import Agent
 from pipeline.command import Stop
 from pipeline.errors import DiskFullError, HostError, NetworkError, RecastError, UsageError
 from pipeline.models.channel import ALL_AT_ONCE

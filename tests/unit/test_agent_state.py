@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -99,6 +100,32 @@ def test_a_disk_that_fills_up_in_between_costs_nothing_before_the_next_boot(
     again.save(State(sequence=3))  # there is room again
     assert Memory(*folders, mount=None).load().sequence == 3
     assert not (folders[1] / "state.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("less", "reason"),
+    [({"f_bavail": 3}, "No space left"), ({"f_flag": os.ST_RDONLY}, "Read-only file system")],
+)
+def test_a_disk_that_is_full_or_read_only_is_known_before_anything_is_written(
+    folders: tuple[Path, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    less: dict[str, int],
+    reason: str,
+) -> None:
+    real = os.statvfs
+
+    def statvfs(path: Path) -> object:
+        found = real(path)
+        names = ("f_flag", "f_bavail", "f_frsize")
+        return SimpleNamespace(**{name: getattr(found, name) for name in names} | less)
+
+    Memory(*folders, mount=None).save(State(sequence=1))
+    monkeypatch.setattr(os, "statvfs", statvfs)
+    memory = Memory(*folders, mount=None)
+    assert reason in memory.problems[0]
+    assert memory.load().sequence == 1
+    memory.save(State(sequence=2))
+    assert Memory(*folders, mount=None).load().sequence == 2
 
 
 def test_if_nothing_can_be_remembered_at_all_it_is_an_error(
