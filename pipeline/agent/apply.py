@@ -210,16 +210,24 @@ class Application:
             return attempt.model_copy(update={"step": "named"})
         number = entries.sequence_of(attempt.entry)
         text = entries.entry_text(release.name, release.root_hash, number, path)
-        there = [
-            each
-            for each in entries.read_boot_files(esp)
-            if each.entry.id == attempt.entry and esp.read(each.path) == text
-        ]
-        # One that was counted down already keeps its counter: it was tried.
-        if not there:
+        if not self._is_active(attempt.entry, text):
             name = entries.counted(attempt.entry, self._tries)
             entries.write_file(esp, f"{entries.ENTRIES}/{name}", text)
         return attempt.model_copy(update={"step": "activated"})
+
+    def _is_active(self, entry: str, text: bytes) -> bool:
+        """Is the entry there? One that was counted down keeps its counter: it was tried.
+
+        What a cut has left of one, under any counter, is removed.
+        """
+        esp = self._slots.esp
+        found = [each for each in entries.read_boot_files(esp) if each.entry.id == entry]
+        broken = [each.path for each in found if entries.find_text(esp, each.path) != text]
+        for path in broken:
+            esp.remove(path)
+        if broken:
+            esp.sync()
+        return len(broken) < len(found)
 
     # --- what they need ----------------------------------------------------------------------
 

@@ -125,7 +125,9 @@ def set_counter(esp: Esp, entry: str, left: int | None) -> None:
         if each.path.endswith(".efi"):
             esp.rename(each.path, new)
         else:
-            write_file(esp, new, esp.read(each.path))
+            text = find_text(esp, each.path)
+            if text is not None:
+                write_file(esp, new, text)
             esp.remove(each.path)
         esp.sync()
 
@@ -152,16 +154,23 @@ def write_file(esp: Esp, path: str, data: bytes) -> None:
     esp.sync()
 
 
+def find_text(esp: Esp, path: str) -> bytes | None:
+    """What an entry says; None if nothing: a cut can leave a name that leads nowhere."""
+    try:
+        return esp.read(path)
+    except HostError:
+        return None
+
+
 def _type_1(esp: Esp, name: str) -> BootFile:
     path = f"{ENTRIES}/{name}"
     entry = _named(name)
     ours = _OURS.fullmatch(entry.id) is not None
-    try:
-        text = esp.read(path).decode(errors="replace")
-    except HostError:  # a cut can leave a name that leads nowhere
+    text = find_text(esp, path)
+    if text is None:
         return BootFile(path, entry, ours=ours, whole=False)
     words: dict[str, str] = {}
-    for line in text.splitlines():
+    for line in text.decode(errors="replace").splitlines():
         if line.startswith(_ROOT_HASH):
             words["root"] = line.removeprefix(_ROOT_HASH).strip()
         elif not line.startswith("#"):

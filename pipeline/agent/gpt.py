@@ -8,6 +8,7 @@ is damaged.
 
 from __future__ import annotations
 
+import functools
 import struct
 import uuid
 import zlib
@@ -84,13 +85,13 @@ class Table:
     raw: bytes
     entry_size: int
 
-    @property
+    @functools.cached_property
     def partitions(self) -> tuple[Partition, ...]:
         """Those that there are, by number."""
         found = []
         for number, at in enumerate(range(0, len(self.raw), self.entry_size), 1):
             kind, own, first, last, attributes, label = _ENTRY.unpack_from(self.raw, at)
-            if any(kind):
+            if kind != bytes(16):
                 name = label.decode("utf-16-le", errors="replace").partition("\0")[0]
                 identities = uuid.UUID(bytes_le=kind), uuid.UUID(bytes_le=own)
                 found.append(Partition(number, *identities, first, last, attributes, name))

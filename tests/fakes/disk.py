@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from pipeline.agent.esp import full
 from pipeline.errors import HostError
@@ -35,6 +37,8 @@ class Medium:
     before_sync: Callable[[], None] | None = None
     _view: dict[Key, Value] = field(default_factory=dict)
 
+    _lock: Any = field(default_factory=threading.RLock)
+
     def __post_init__(self) -> None:
         self._view = {**self.durable, **dict(self.pending)}
 
@@ -48,15 +52,17 @@ class Medium:
 
     def put(self, kind: str, at: int | str, value: Value) -> None:
         """One write."""
-        self.pending.append(((kind, at), value))
-        self._view[(kind, at)] = value
+        with self._lock:
+            self.pending.append(((kind, at), value))
+            self._view[(kind, at)] = value
 
     def sync(self, kinds: tuple[str, ...]) -> None:
         """Bring what is pending of these kinds to the medium."""
-        if self.before_sync is not None:
-            self.before_sync()
-        self.durable.update((key, value) for key, value in self.pending if key[0] in kinds)
-        self.pending = [op for op in self.pending if op[0][0] not in kinds]
+        with self._lock:
+            if self.before_sync is not None:
+                self.before_sync()
+            self.durable.update((key, value) for key, value in self.pending if key[0] in kinds)
+            self.pending = [op for op in self.pending if op[0][0] not in kinds]
 
 
 class FakeDisk:

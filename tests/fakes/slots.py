@@ -114,9 +114,12 @@ class FakeSource:
 
 
 def make_table(disk_size: int, root: int = 10 * _BLOCK, tree: int = 3 * _BLOCK) -> gpt.Table:
-    """Of an ESP, two slots and a data partition, as the first boot leaves them."""
+    """Of an ESP, two slots and a data partition, as the first boot leaves them.
+
+    It has room for eight partitions: every combination of its sectors can be tried then.
+    """
     last = disk_size // gpt.SECTOR - 1
-    raw = bytes(128 * 128)
+    raw = bytes(8 * 128)
     identity = uuid.UUID(int=7)
     kinds = [
         (ESP, "esp", 8 * _BLOCK),
@@ -141,7 +144,7 @@ def make_table(disk_size: int, root: int = 10 * _BLOCK, tree: int = 3 * _BLOCK) 
 
 def write_table(disk: Disk, table: gpt.Table) -> None:
     """Both copies."""
-    second = table.elsewhere(table.other, table.other - 32)
+    second = table.elsewhere(table.other, table.other - len(table.raw) // gpt.SECTOR)
     for copy in (second, table):
         disk.write(copy.entries * gpt.SECTOR, copy.raw)
         disk.write(copy.header * gpt.SECTOR, copy.header_sector())
