@@ -165,9 +165,11 @@ class Outbox:
         except (OSError, HostError) as error:
             # A full or read-only disk is what a report should tell of: it is sent from memory.
             self.trouble = f"reports cannot be kept in {self.folder}: {_words(error)}"
-            number = max(self._remembered().number + 1, int(self._clock()))
+            memory = self._remembered()
+            number = max(memory.number + 1, int(self._clock()))
+            new = _outcome(checkin) not in ("", memory.told)
             data = _sealed(checkin, number, self._own.signer)
-            return (_Waiting(checkin.device, number, bool(_outcome(checkin)), data),)
+            return (_Waiting(checkin.device, number, new, data),)
         return ()
 
     def _thin_out(self, newest: _Waiting) -> None:
