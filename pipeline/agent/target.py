@@ -7,6 +7,7 @@ import errno
 import fcntl
 import os
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,9 @@ EDGE = 1 << 20
 """Bytes at both ends of a disk: every partition table, file system and RAID has its mark there."""
 
 _MAX_NAMED = 8
+# udev looks at a disk that has just come, and a mount ends a moment after it was asked to.
+_PATIENCE = 5.0
+_POLL = 0.1
 
 
 @contextlib.contextmanager
@@ -131,23 +135,34 @@ def describe_contents(disk: FileDisk, kernel: Path | None = None) -> str:
 @contextlib.contextmanager
 def _claimed(place: Path, *, exclusive: bool) -> Iterator[None]:
     """Keep others away: the kernel's users by O_EXCL, udev and other installations by a lock."""
-    handle = -1
-    try:
-        handle = os.open(place, os.O_RDWR | os.O_CLOEXEC | (os.O_EXCL if exclusive else 0))
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if handle >= 0:
-            os.close(handle)
-        if error.errno in (errno.EBUSY, errno.EAGAIN):
-            raise _busy(place, "another program uses it") from error
-        hint = "Run it as root." if isinstance(error, PermissionError) else ""
-        raise HostError(
-            f"{place} cannot be written: {error.strerror or error}", hint=hint
-        ) from error
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            handle = _claim(place, os.O_EXCL if exclusive else 0)
+            break
+        except OSError as error:
+            if error.errno not in (errno.EBUSY, errno.EAGAIN):
+                hint = "Run it as root." if isinstance(error, PermissionError) else ""
+                raise HostError(
+                    f"{place} cannot be written: {error.strerror or error}", hint=hint
+                ) from error
+            if time.monotonic() >= deadline:
+                raise _busy(place, "another program uses it") from error
+        time.sleep(_POLL)
     try:
         yield
     finally:
         os.close(handle)
+
+
+def _claim(place: Path, flags: int) -> int:
+    handle = os.open(place, os.O_RDWR | os.O_CLOEXEC | flags)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        raise
+    return handle
 
 
 def _busy(path: Path, why: str) -> BusyError:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import digest
-from pipeline.agent import install
+from pipeline.agent import install, target
 from pipeline.agent.target import open_target, require_free_disk
 from pipeline.agent.writing import HEAD, Headless, StoreSource, write_disk
 from pipeline.errors import (
@@ -292,7 +292,10 @@ class TestTarget:
         with pytest.raises(HostError, match=r"has 1.0 MiB, and the image has 2.0 MiB"):
             self.opened(tmp_path / "disk", 2 * MIB)
 
-    def test_two_installations_keep_out_of_each_others_way(self, tmp_path: Path) -> None:
+    def test_two_installations_keep_out_of_each_others_way(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(target, "_PATIENCE", 0.2)
         path = tmp_path / "disk"
         path.write_bytes(bytes(MIB))
         with open_target(path, MIB, overwrite=True), pytest.raises(BusyError, match="in use"):
