@@ -21,6 +21,7 @@ UNKNOWN = (
     "Only a machine that was put up by Recast can be updated: `recast-agent install` writes a "
     "release to a disk."
 )
+ASK = "Nothing: it asks by itself, soon after it came up. `recast-agent check` asks now."
 UNPIN = "`recast-agent unpin` lets it follow its channel again."
 
 _ELSEWHERE = "Nothing here: those who run channel {channel} decide"

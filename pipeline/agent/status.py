@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Literal, get_args
@@ -17,8 +17,10 @@ from pipeline.files import write_atomically
 from pipeline.models.device import Attempt, Pin, Running, State
 from pipeline.models.fields import Moment, Record
 from pipeline.models.site import Site
+from pipeline.policy.backoff import clock_problem
 from pipeline.policy.installation import Wanted
 from pipeline.policy.verdict import Gate
+from pipeline.policy.window import unknown_zones
 
 PATH = Path("/run/recast/status.json")
 
@@ -144,7 +146,8 @@ def make_status(
         waiting: gates, of which those that passed are left out; None: what *state* remembers
             (lines of :func:`remembered`).
         working: what is being done right now.
-        problems: sentences: settings that are wrong, a data partition that cannot be used.
+        problems: sentences: settings that are wrong, a data partition that cannot be used. Zones
+            that are not known here, and a clock that cannot be right, are added.
         drift: what differs from the image.
     """
     gates = [
@@ -174,7 +177,7 @@ def make_status(
         checked=state.checked,
         next=state.next,
         trouble=parse_trouble(state.trouble),
-        problems=tuple(problems),
+        problems=tuple(dict.fromkeys((*problems, *_seen(now, site, state, wanted)))),
         drift=drift,
     )
 
@@ -219,6 +222,19 @@ def find(path: Path = PATH) -> Status | None:
             return Status.model_validate_json(file.read(_MAX_STATUS))
     except (OSError, ValidationError):
         return None
+
+
+def _seen(now: datetime, site: Site, state: State, wanted: Wanted | None) -> Iterator[str]:
+    """What is wrong with this machine's settings and clock, as far as that shows here."""
+    for zone in unknown_zones(site.window):
+        yield f"recast.window: the time zone {zone} is not known here, and UTC is taken for it"
+    known = [state.attempt.release] if state.attempt is not None else []
+    if wanted is not None and wanted.release is not None:
+        known.append(wanted.release)
+    passed = [moment for each in known for moment in (each.created, each.built)]
+    problem = clock_problem(now, passed)
+    if problem:
+        yield problem
 
 
 def _recalled(lines: Sequence[str]) -> tuple[Waiting, ...]:

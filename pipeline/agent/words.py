@@ -12,7 +12,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from pipeline.agent.advice import DATA, FOR_GATES, FOR_TROUBLES, UNKNOWN, UNPIN, UNSET, WRONG_CLOCK
+from pipeline.agent.advice import (
+    ASK,
+    DATA,
+    FOR_GATES,
+    FOR_TROUBLES,
+    UNKNOWN,
+    UNPIN,
+    UNSET,
+    WRONG_CLOCK,
+)
 from pipeline.clock import duration, iso
 from pipeline.files import format_size
 from pipeline.policy import backoff
@@ -108,7 +117,10 @@ def _first(status: Status) -> str:
     if _under_way(status) and not names:
         return f"Updating: {here}, and {target} is being installed."
     if status.problems:
-        return f"Needs attention: {here}, but something is wrong with this machine."
+        wrong = (
+            "its clock is wrong" if _wrong_clock(status) else "something is wrong on this machine"
+        )
+        return f"Needs attention: {here}, but {wrong}."
     if names:
         return f"Waiting: {here}, and {status.wanted} may not be installed yet."
     if status.checked is None and not status.wanted:
@@ -134,6 +146,10 @@ _INTRODUCED = {
     "slot size": "{wanted} does not fit: {reason}",
     "ESP space": "{wanted} does not fit: {reason}",
 }
+
+
+def _wrong_clock(status: Status) -> bool:
+    return any(each.startswith(backoff.WRONG_CLOCK) for each in status.problems)
 
 
 def _unset(status: Status) -> bool:
@@ -209,6 +225,8 @@ def _progress(status: Status, attempt: Attempt) -> str:
 
 def _advice(status: Status) -> Iterable[str]:
     version = status.wanted or (status.attempt.release.version if status.attempt else "VERSION")
+    if _wrong_clock(status):
+        yield WRONG_CLOCK
     yield from (_for_gate(each, status, version) for each in status.waiting)
     trouble = status.trouble
     if trouble is not None:
@@ -216,14 +234,14 @@ def _advice(status: Status) -> Iterable[str]:
             yield trouble.hint
         if not trouble.hint or trouble.kind in ("network", "expired"):
             yield FOR_TROUBLES[trouble.kind]
-    if any(each.startswith(backoff.WRONG_CLOCK) for each in status.problems):
-        yield WRONG_CLOCK
     if any("/data" in each for each in status.problems):
         yield DATA
     if status.running is None:
         yield UNKNOWN
     elif _unset(status):
         yield UNSET
+    elif status.checked is None and trouble is None:
+        yield ASK
     if status.pin is not None:
         yield UNPIN
 
@@ -232,6 +250,8 @@ def _for_gate(waiting: Waiting, status: Status, version: str) -> str:
     name = waiting.gate
     if name == "available" and status.pin is not None and not status.leaving:
         return ""
+    if name in ("wave", "window") and _wrong_clock(status):
+        return ""  # by that clock it may be years
     if name == "wave" and waiting.opens is None and "opens at" not in waiting.reason:
         name = "not halted"  # it is held before that wave: time alone opens nothing
     return FOR_GATES.get(name, "").format(version=version, channel=status.channel)
@@ -266,10 +286,13 @@ def _facts(status: Status, now: datetime, width: int) -> str:
         rows.append(("up for", _length(status.running.uptime)))
     if status.wanted and not status.settled:
         rows.append(("wanted", status.wanted))
+    ahead = status.checked is not None and status.checked > now  # the clock was set back
     if status.checked is not None:
-        rows.append(("heard", _moment(status.checked, now)))
+        heard = f"{iso(status.checked)}, which by this clock is still to come"
+        rows.append(("heard", heard if ahead else _moment(status.checked, now)))
     if status.next is not None and status.store and status.channel:
-        rows.append(("next look", _moment(status.next, now)))
+        soon = ahead or status.next <= now
+        rows.append(("next look", "due now" if soon else _moment(status.next, now)))
     if status.attempt is not None:
         rows.append(("last update", _last(status.attempt)))
     wide = max(len(name) for name, _ in rows) + 2
