@@ -170,8 +170,7 @@ class DiskSlots:
 
     def holds(self, release: PublishedRelease) -> bool:
         """See :meth:`pipeline.agent.base.Slots.holds`."""
-        layout = self.layout()
-        return layout.other_hash == release.root_hash
+        return self.layout().other_hash == release.root_hash
 
     def entries(self) -> tuple[Entry, ...]:
         """See :meth:`pipeline.agent.base.Slots.entries`."""
@@ -234,7 +233,7 @@ class DiskSlots:
         wanted = self.staged_uki(release, stays=reuse or same)
         everything = self._clearing(wanted, other="")
         if same:
-            spared = self._clearing(wanted, other=self.layout().other_hash)
+            spared = self._clearing(wanted, other=self._other_hash())
             if self._lacking(release, wanted, spared) <= 0:
                 return spared
         return everything
@@ -266,11 +265,12 @@ class DiskSlots:
         room = sum(self.esp.room(self.esp.size(path) or 0) for path in (*gone, *loose))
         return Clearing(tuple(gone), tuple(loose), room)
 
-    def _may_hold(self, release: PublishedRelease) -> bool:
+    def _other_hash(self) -> str:
+        """Of what the other slot holds; empty if there is none, which another gate tells."""
         try:
-            return self.holds(release)
-        except HostError:  # told by another gate
-            return False
+            return self.layout().other_hash
+        except HostError:
+            return ""
 
     def _runs(self, each: BootFile) -> bool:
         return each.ours and (
@@ -316,7 +316,7 @@ class DiskSlots:
 
     def _esp_space(self, release: PublishedRelease) -> Gate:
         same = release.root_hash == self.running.root_hash
-        reuse = not same and self._may_hold(release)
+        reuse = not same and self._other_hash() == release.root_hash
         wanted = self.staged_uki(release, stays=reuse or same)
         clearing = self.clearing(release, reuse=reuse)
         lacking = self._lacking(release, wanted, clearing)
