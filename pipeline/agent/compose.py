@@ -178,7 +178,7 @@ def _device_key(places: Places, memory: Memory) -> Path:
 
 
 def _open_slots(running: Running) -> Slots:
-    from pipeline.agent.slots import open_slots
+    from pipeline.agent.opening import open_slots
 
     return open_slots(running)
 

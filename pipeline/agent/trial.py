@@ -11,6 +11,7 @@ from pipeline.errors import HostError
 from pipeline.policy.verdict import Gate
 
 if TYPE_CHECKING:
+    from pipeline.agent.base import Entry, Slots
     from pipeline.agent.turn import Turn
     from pipeline.models.device import State
 
@@ -30,8 +31,9 @@ def begin(turn: Turn) -> None:
     known.problems = joined(known.problems, p.memory.problems)
     try:
         turn.slots = p.slots(known.running)
-        turn.entries = turn.slots.entries()
+        turn.entries = _entries(turn.slots)
     except HostError as error:
+        turn.slots = None
         turn.problem(error.message)
         attempt = known.state.attempt
         if attempt is not None and not rules.runs(attempt.release, known.running):
@@ -112,6 +114,16 @@ def judge(turn: Turn, complaints: Sequence[str]) -> None:
     name = f"{running.image}_{running.version}_{running.arch}"
     turn.say("failed", f"it is given up: {why}", release=name, outcome="failed")
     turn.reboot()
+
+
+def _entries(slots: Slots) -> tuple[Entry, ...]:
+    found = slots.entries()
+    if not found:
+        raise HostError(
+            "the ESP holds nothing to boot, not even what runs: it is not mounted, or damaged",
+            hint="See `systemctl status efi.mount`, and `journalctl -b -u efi.mount`.",
+        )
+    return found
 
 
 def _put_down(turn: Turn, state: State) -> None:

@@ -177,10 +177,10 @@ def test_failures_make_the_store_be_asked_ever_less_often(machine: SiteMachine) 
     machine.stores.error = NetworkError("https://store.example does not answer")
     pauses = []
     for _ in range(8):
-        assert machine.state.next
+        assert machine.state.next is not None
         machine.now = machine.state.next
         machine.turn()
-        assert machine.state.next
+        assert machine.state.next is not None
         pauses.append((machine.state.next - machine.now).total_seconds())
     assert pauses == sorted(pauses)
     assert pauses[0] < pauses[3] <= pauses[-1] <= 8 * 3600
