@@ -86,7 +86,7 @@ def read_bytes(
         try:
             raw = unseal(sealed)
         except RecastError as error:
-            last = str(error).splitlines()[-1].strip()
+            last = str(error).splitlines()[-1].strip(" .")
             raise ValueError(f"it is sealed and cannot be opened here: {last}") from error
     else:
         return None

@@ -96,7 +96,10 @@ class RealMachine:
 
     def complaints(self) -> tuple[str, ...]:
         """Why this boot is not healthy, in words: failed units and health checks; none if it is."""
-        failed = [unit for unit in self._failed_units() if not _OWN.fullmatch(unit)]
+        try:
+            failed = [unit for unit in self._failed_units() if not _OWN.fullmatch(unit)]
+        except RecastError as error:
+            return (f"systemd does not answer: {_last_line(error)}",)
         found: list[str] = []
         if HEALTH in failed:
             found += self._failed_checks(failed)
@@ -161,11 +164,8 @@ class RealMachine:
 
     def _failed_units(self) -> list[str]:
         argv = ["systemctl", "list-units", "--failed", "--plain", "--no-legend", "--full"]
-        try:
-            lines = run([*argv, "--no-pager"], timeout=_SECONDS, separate=True).stdout.splitlines()
-        except (CommandError, CommandTimeout) as error:
-            raise HostError(f"systemd does not answer: {_last_line(error)}") from error
-        return [line.split()[0] for line in lines if line.strip()]
+        listed = run([*argv, "--no-pager"], timeout=_SECONDS, separate=True).stdout
+        return [line.split()[0] for line in listed.splitlines() if line.strip()]
 
     def _failed_checks(self, failed: Sequence[str]) -> list[str]:
         """What recast-health found in this boot; a unit that is still failed is told elsewhere."""

@@ -30,6 +30,7 @@ from pipeline.files import write_atomically
 
 TARGET = Path("/run/systemd/network")
 
+_HELD = "the image's own network settings hold"
 _WIRED = "Name=en* eth*"
 _MAC = re.compile(r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}")
 _NAME = re.compile(r"[A-Za-z0-9_.*?-]{1,32}", re.ASCII)
@@ -57,22 +58,28 @@ def configure(
     Returns:
         What is wrong; nothing was written then.
     """
-    held = "the image's own network settings hold"
-    try:
-        text = credentials.read_text("network", folder or find_folder(), unseal=unseal)
-        if text is None:
-            return ()
-        files = parse_network(text)
-    except ValueError as error:
-        return (f"{PREFIX}network: {error}; {held}",)
+    files, problems = read_network(folder or find_folder(), unseal=unseal)
+    if not files:
+        return problems
     try:
         for old in target.glob("10-recast-*.network"):
             old.unlink()
         for number, content in enumerate(files, 1):
             write_atomically(target / f"10-recast-{number}.network", content)
     except (OSError, RecastError) as error:
-        return (f"{PREFIX}network: {target} cannot be written: {error}; {held}",)
+        return (f"{PREFIX}network: {target} cannot be written: {error}; {_HELD}",)
     return ()
+
+
+def read_network(
+    folder: Path, *, unseal: Unseal = credentials.unseal
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The files that the credential asks for, and what is wrong with it; never fails."""
+    try:
+        text = credentials.read_text("network", folder, unseal=unseal)
+        return (parse_network(text) if text is not None else ()), ()
+    except ValueError as error:
+        return (), (f"{PREFIX}network: {error}; {_HELD}",)
 
 
 def parse_network(text: str) -> tuple[str, ...]:

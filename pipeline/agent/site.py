@@ -35,6 +35,7 @@ from pydantic import ValidationError
 
 from pipeline.agent import credentials
 from pipeline.agent.credentials import PREFIX, ROOT_LIMIT, Unseal, find_folder
+from pipeline.agent.network import read_network
 from pipeline.models.fields import FROM_FILE, format_duration, shown
 from pipeline.models.site import Site, parse_window
 
@@ -79,7 +80,9 @@ def read_site(
         elif name == "root":
             _, wrong = _given_root(folder, unseal)
             problems += wrong
-        elif name != "network":  # read where it is used
+        elif name == "network":  # used by recast-network; named here as well
+            problems += read_network(folder, unseal=unseal)[1]
+        else:
             _read_setting(name, folder, unseal, values, problems)
     return Site.model_validate(values), tuple(problems)
 

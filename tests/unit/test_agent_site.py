@@ -114,6 +114,7 @@ def test_all_settings_arrive(give: Give, machine_id: Path) -> None:
         ("labels", "press", 'expected key=value, got "press"'),
         ("labels", "Line=3", 'expected a lower-case name, got "Line"'),
         ("root", b"<html>", "expected a root of trust"),
+        ("network", "address=10.0.0.5", "with its prefix length.*the image's own network settings"),
         ("device", "x" * 5000, r"expected at most 4.0 KiB, got 4.9 KiB"),
         ("root", b" " * 70_000, r"expected at most 64.0 KiB, got 68.4 KiB"),
     ],
