@@ -19,11 +19,13 @@ from typing import Any
 from pipeline import clock, ssh
 from pipeline.command import Stop
 from pipeline.models.checkin import Checkin
+from pipeline.models.pointer import PublishedRelease
 from pipeline.models.release import Release, TestVerdict
 from pipeline.providers.base import BootRequest
 from pipeline.providers.qemu import QemuBooter
 from pipeline.providers.qemu.machine import QemuMachine
 from pipeline.releases import verdict_path
+from pipeline.store.base import release_key
 from tests.e2e.harness import Bench, unfinished
 from tests.fakes.link import Link
 
@@ -110,6 +112,13 @@ class Site:
             f"{self.tail()}"
         )
 
+    def when(self, wanted: Callable[[], bool], limit: float = _LIMIT) -> None:
+        """Wait for something to become true that costs little to ask."""
+        end = time.monotonic() + limit
+        while not wanted():
+            assert time.monotonic() < end, f"not within {limit:.0f} s\n{self.tail()}"
+            time.sleep(0.02)
+
     def runs(self, version: str) -> Checkin:
         """Wait until *version* runs, is confirmed, and nothing else is under way."""
         settled = ("", "confirmed", "failed")
@@ -159,6 +168,12 @@ def publish(bench: Bench, message: str, *, build: bool = True) -> Release:
 def published(bench: Bench) -> Path:
     """The store that sites read."""
     return Path(bench.settings.get("RECAST_STORE", bench.store / "store"))
+
+
+def download_size(bench: Bench, release: Release) -> int:
+    """Bytes of a release's root and UKI in the store."""
+    text = (published(bench) / release_key(release.image, release.version)).read_text()
+    return PublishedRelease.model_validate_json(text).download_size
 
 
 def settings(port: int, root: bytes, **more: str) -> Mapping[str, str]:
