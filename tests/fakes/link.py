@@ -24,7 +24,8 @@ class Link:
         rate: bytes per second towards the site, all connections together; 0 for no limit.
         cut_after: a connection is cut after so many bytes, once; None never.
         damage: chance that a piece of 4 KiB has one bit flipped.
-        loss: chance that a piece waits for a second, as one that is sent again.
+        loss: chance that a piece waits, as one that is sent again.
+        wait: seconds that it waits.
         portal: answers every request with HTML and 200, and asks nobody.
         passed: bytes that went to the site.
         random: where chance comes from.
@@ -36,6 +37,7 @@ class Link:
     cut_after: int | None = None
     damage: float = 0.0
     loss: float = 0.0
+    wait: float = 1.0
     portal: bool = False
     passed: int = 0
     random: random.Random = field(default_factory=lambda: random.Random(0))
@@ -119,7 +121,7 @@ class Link:
                     self.cut_after = None
                     raise OSError("the link is cut")
             lost, damaged = self.random.random() < self.loss, self.random.random() < self.damage
-            wait = 1.0 if lost else 0.0
+            wait = self.wait if lost else 0.0
             if self.rate:
                 now = time.monotonic()
                 self._due = max(self._due, now) + len(piece) / self.rate
