@@ -195,7 +195,9 @@ class SiteMachine:
         return [each.step for each in History(self.memory().folder / "history.jsonl").read()]
 
     def memory(self) -> Memory:
-        return Memory(self.folder / "data", self.folder / "run/agent", mount=self.mount)
+        return Memory(
+            self.folder / "data/recast/agent", self.folder / "run/recast/agent", mount=self.mount
+        )
 
     def agent(self, **changes: Any) -> Agent:
         memory = self.memory()
@@ -205,7 +207,7 @@ class SiteMachine:
             Journal(self.folder / "no journal"),
             History(memory.folder / "history.jsonl"),
             lambda: self.now,
-            status=self.folder / "run/status.json",
+            status=self.folder / "run/recast/status.json",
         )
         parts = Parts(
             site=self.site,
@@ -272,7 +274,7 @@ class SiteMachine:
         return sorted(ways, key=lambda way: (way.left == 0, -way.sequence))[0]
 
     def _mark(self, release: PublishedRelease) -> None:
-        path = self.folder / "data/boots"
+        path = self.folder / "data/recast/agent/boots"
         if self.mount is None:
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("a") as file:

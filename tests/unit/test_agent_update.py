@@ -47,7 +47,7 @@ def windowed(machine: SiteMachine, window: str) -> None:
 
 def said(machine: SiteMachine) -> str:
     """The status, as others find it."""
-    return (machine.folder / "run/status.json").read_text()
+    return (machine.folder / "run/recast/status.json").read_text()
 
 
 # The way that all is well.
@@ -645,7 +645,7 @@ def test_a_clock_that_was_far_off_stops_nothing_for_good(machine: SiteMachine, y
 
 
 def test_a_damaged_memory_is_told_and_begun_anew(machine: SiteMachine) -> None:
-    (machine.folder / "data/state.json").write_text('{"attempt": 7')
+    (machine.folder / "data/recast/agent/state.json").write_text('{"attempt": 7')
     outcome = machine.turn()
     assert outcome
     assert "was damaged" in outcome.status.problems[0]
@@ -669,7 +669,7 @@ def test_what_failed_is_known_from_the_boot_loader_if_the_memory_is_lost(
     machine.ill[V2] = "panics"
     offer(machine, 2)
     machine.turn()
-    (machine.folder / "data/state.json").unlink()
+    (machine.folder / "data/recast/agent/state.json").unlink()
     machine.settle_down()
     assert machine.version == V1
     assert machine.reboots == 1
@@ -679,7 +679,7 @@ def test_what_failed_is_known_from_the_boot_loader_if_the_memory_is_lost(
 def test_entries_of_a_lost_memory_are_not_taken_again(machine: SiteMachine) -> None:
     offer(machine, 2)
     machine.settle_down()
-    (machine.folder / "data/state.json").unlink()
+    (machine.folder / "data/recast/agent/state.json").unlink()
     offer(machine, 3)
     machine.settle_down()
     assert machine.version == V3
