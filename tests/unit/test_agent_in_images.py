@@ -18,10 +18,11 @@ import pytest
 from pipeline.command import Stop
 from pipeline.dib import agent
 from pipeline.dib.create import TreeRequest, create_tree
-from pipeline.engine import reasons
+from pipeline.engine import look, reasons
 from pipeline.engine.records import Components
 from pipeline.errors import BuildError, DefinitionError, HostError
 from pipeline.models.image import ImageDefinition
+from tests.fakes.looks import catalog
 
 ROOT = Path(__file__).parents[2]
 BASE = ImageDefinition(name="edge-base", distribution="debian", release="trixie")
@@ -199,6 +200,12 @@ def test_an_unknown_release_is_refused_with_the_known_ones() -> None:
         agent.python_of(definition)
     assert "debian bookworm, debian trixie, ubuntu noble" in told.value.hint
     assert "images/elements/recast-agent/" in told.value.hint
+
+
+def test_a_plan_names_the_file_that_says_the_unknown_release() -> None:
+    known = catalog(ImageDefinition(name="edge-base", distribution="debian", release="sid"))
+    with pytest.raises(DefinitionError, match=r"^images/edge-base/image\.yaml: the agent that"):
+        look._agent(known, "edge-base", "sources")
 
 
 def test_a_projects_own_element_is_taken_as_it_is(tmp_path: Path) -> None:
