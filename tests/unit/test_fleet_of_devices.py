@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
 from pipeline.channels.pointers import moved, new_rollout, revoked
 from pipeline.models.channel import ALL_AT_ONCE, Wave
-from pipeline.models.pointer import Pointer, PublishedRelease, Revocation
+from pipeline.models.pointer import Pointer, PublishedRelease, Revocation, Rollout
+from pipeline.models.site import Site
 from pipeline.policy import rollout as policy
 from tests.fakes.devices import POLL, Device, share_on
 from tests.fakes.pointers import make_published
+from tests.fakes.site_machine import FakeUpstream, SiteMachine
 
 T0 = datetime(2026, 3, 2, 8, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -227,3 +230,99 @@ def test_what_cannot_be_healthy_is_tried_once_on_each_machine_and_then_left() ->
     fleet.hold(NEWER, ALL_AT_ONCE)
     fleet.run_for(ASKED)
     assert fleet.on(NEWER) == 1.0, "the next version is tried by itself"
+
+
+# --- the same with whole agents: their memory, slots and boot loader
+
+
+class Agents:
+    """Machines with all of an agent on them, on one channel."""
+
+    def __init__(self, folder: Path, ill: dict[str, str] | None = None) -> None:
+        self.now = T0
+        settled = new_rollout("stable", GOOD, ALL_AT_ONCE, T0 - 48 * HOUR)
+        self.upstream = FakeUpstream(moved(None, "stable", GOOD, settled, keep=5))
+        self.machines = [
+            SiteMachine(
+                folder / str(number),
+                site=Site(
+                    device=f"edge-{number:03}", store=("https://store.example",), channel="stable"
+                ),
+                current=GOOD,
+                upstream=self.upstream,
+                ill=dict(ill or {}),
+            )
+            for number in range(COUNT)
+        ]
+
+    def take_up(self, release: PublishedRelease) -> Rollout:
+        rollout = new_rollout("stable", release, WAVES, self.now)
+        self.upstream.pointer_now = moved(
+            self.upstream.pointer_now, "stable", release, rollout, keep=5
+        )
+        return rollout
+
+    def steer(self, **changes: object) -> None:
+        pointer = self.upstream.pointer_now
+        self.upstream.pointer_now = pointer.model_copy(update=changes)
+
+    def all_turn(self, span: timedelta) -> None:
+        """Time goes by, and every machine does all that it then wants to."""
+        self.now += span
+        for machine in self.machines:
+            machine.now, boots = self.now, machine.boots
+            machine.turn(asked=True)
+            if machine.boots != boots:
+                machine.turn(asked=True)
+
+    def on(self, release: PublishedRelease) -> set[str]:
+        return {m.site.device for m in self.machines if m.version == release.version}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr("os.fsync", lambda handle: None)  # no power is cut here
+    return tmp_path
+
+
+def reached(rollout: Rollout, now: datetime) -> set[str]:
+    share = policy.share(rollout, now)
+    names = (f"edge-{number:03}" for number in range(COUNT))
+    return {name for name in names if policy.position(rollout.id, name) < share}
+
+
+def test_two_hundred_agents_move_in_the_waves_that_are_open_and_stop_when_halted(
+    folder: Path,
+) -> None:
+    fleet = Agents(folder)
+    rollout = fleet.take_up(NEW)
+    fleet.all_turn(HOUR)
+    assert fleet.on(NEW) == reached(rollout, fleet.now)
+    assert 0 < len(fleet.on(NEW)) < COUNT / 5
+    fleet.all_turn(4 * HOUR)
+    assert fleet.on(NEW) == reached(rollout, fleet.now)
+    fleet.steer(rollout=policy.halt(rollout, fleet.now))
+    had = fleet.on(NEW)
+    fleet.all_turn(40 * HOUR)
+    assert fleet.on(NEW) == had
+    assert fleet.on(GOOD) == {m.site.device for m in fleet.machines} - had
+    leak = Revocation(
+        version=NEW.version, root_hash=NEW.root_hash, reason="it leaks", when=fleet.now
+    )
+    fleet.steer(revoked=(leak,))
+    fleet.all_turn(HOUR)
+    assert fleet.on(GOOD) == {m.site.device for m in fleet.machines}
+    assert all(machine.confirmed for machine in fleet.machines)
+
+
+def test_agents_on_which_a_release_fails_go_back_report_it_and_leave_the_rest_alone(
+    folder: Path,
+) -> None:
+    fleet = Agents(folder, ill={NEW.version: "panics"})
+    rollout = fleet.take_up(NEW)
+    fleet.all_turn(HOUR)
+    assert fleet.on(GOOD) == {m.site.device for m in fleet.machines}
+    tried = {m.site.device for m in fleet.machines if m.state.bad}
+    assert tried == reached(rollout, fleet.now)
+    told = {r.device for m in fleet.machines for r in m.reports if r.outcome == "failed"}
+    assert told == tried, "an operator sees it in the first wave"
