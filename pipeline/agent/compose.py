@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from pipeline.models.site import Site
     from pipeline.store.base import Reader
 
-_TRUST = Path("recast/trust")
 _KEY = "device.key"
 _DIGITS = 16  # of the root's digest, in the name of the folder that remembers what it vouched for
 
@@ -117,8 +116,8 @@ def compose(
     upstream = None
     if not missing and root is not None:
         # What was trusted lasts where the memory does: older metadata is refused by it.
-        below = places.data if memory.lasts else places.run
-        upstream = open_stores(site, root, below / _TRUST)
+        trusted = places.data / "recast/trust" if memory.lasts else places.run / "trust"
+        upstream = open_stores(site, root, trusted)
     return Parts(
         site=site,
         machine=open_machine(),

@@ -105,7 +105,7 @@ def blessed(
         or not runs(attempt.release, running)
     ):
         return state, None
-    ended = _ended(attempt, "confirmed", now)
+    ended = _healthy(attempt, running, now)
     text = f"it is healthy, {by} says" if by else "it is healthy, and stays"
     return state.model_copy(update={"attempt": ended}), _event(ended, running, now, text)
 
@@ -206,7 +206,7 @@ def _running(
         told = "it runs, on trial" if running.trial else "it runs"
         events = (_event(attempt, running, now, told),)
     if not running.trial and running.complete:
-        attempt = _ended(attempt, "confirmed", now)
+        attempt = _healthy(attempt, running, now)
         events = (*events, _event(attempt, running, now, "it is healthy, and stays"))
     return attempt, events
 
@@ -315,6 +315,12 @@ def _forgiven(state: State, running: Running) -> State:
 
 def _with(boots: tuple[str, ...], running: Running) -> tuple[str, ...]:
     return boots if running.boot_id in boots else (*boots, running.boot_id)
+
+
+def _healthy(attempt: Attempt, running: Running, now: datetime) -> Attempt:
+    """Confirmed; how long that took is counted from power-on, for clocks jump."""
+    seconds = {**attempt.seconds, "confirmed": round(running.uptime, 1)}
+    return _ended(attempt, "confirmed", now).model_copy(update={"seconds": seconds})
 
 
 def _ended(attempt: Attempt, step: Step, now: datetime, reason: str = "") -> Attempt:

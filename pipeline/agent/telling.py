@@ -15,6 +15,7 @@ from pipeline.agent.base import Reports
 from pipeline.agent.history import Event, History
 from pipeline.agent.journal import Journal
 from pipeline.agent.status import PATH, Status, Working, make_status, save
+from pipeline.errors import DiskFullError, Interrupted
 from pipeline.models.checkin import Checkin, Outcome
 from pipeline.models.device import Attempt, Running, State
 from pipeline.models.site import Site
@@ -159,7 +160,7 @@ class Teller:
             problems=known.problems,
         )
         self._last = time.monotonic()
-        with contextlib.suppress(Exception):  # a full /run is no reason to stop
+        with contextlib.suppress(OSError, DiskFullError):  # a full /run is no reason to stop
             save(made, self._status)
         return made
 
@@ -176,6 +177,8 @@ class Teller:
         checkin = make_checkin(self._site, known, self._clock())
         try:
             self._reports.send(checkin)
+        except Interrupted:
+            raise
         except Exception as error:
             self._journal.tell(f"a report was not sent: {error}", priority=levels.WARNING)
         self._slow = time.monotonic() - start > _PATIENCE

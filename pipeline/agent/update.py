@@ -312,6 +312,8 @@ class Agent:
         attempt = self._turn.under_way
         if attempt is None or attempt.step not in ("staged", "activated"):
             return
+        if self._turn.parts.stop is not None:
+            self._turn.parts.stop.check()
         gate = self._window()
         if not gate.passed:
             self._turn.known.waiting = (gate,)
