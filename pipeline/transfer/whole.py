@@ -46,11 +46,15 @@ class WholeSource:
     """Fetches parts out of a store; see :class:`pipeline.transfer.base.Source`.
 
     Args:
-        store: where releases are.
+        store: where releases are; several mirrors are one
+            :class:`pipeline.store.mirrors.FirstOf`.
+
+    Attributes:
+        store: the same.
     """
 
     def __init__(self, store: Reader) -> None:
-        self._store = store
+        self.store = store
 
     def fill(
         self,
@@ -80,7 +84,7 @@ class WholeSource:
                 hint="Nothing was written. This machine needs a larger slot, or a smaller image.",
             )
         name = f"the {role} of {release.name}"
-        source = RangedObject(self._store, object_key(part.stored.digest), stop)
+        source = RangedObject(self.store, object_key(part.stored.digest), stop)
         return _Filling(source, name, part, part.stored, target, seeds, progress).run()
 
 
@@ -178,11 +182,15 @@ class _Filling:
     def _place(self, frame: Frame, what: str) -> None:
         """Have *frame* in its place."""
         held = self._held(frame.offset, frame.size)
-        if held is None or not _is(held, frame):
+        if held is not None and _is(held, frame):
+            self.source.close()  # nothing of it is wanted now: let no more of it come
+        else:
             data: bytes | bytearray | None = self._from_seeds(frame)
             if data is None:
                 data = self._download(frame, what)
                 self.fetched += frame.size
+            else:
+                self.source.close()
             self._write(frame.offset, held, data)
         self._heard(frame.size)
 
