@@ -35,11 +35,13 @@ class Settled:
         events: what happened, for journal, history and reports.
         bless: entry that is on trial and has proved good; its counter is to be taken off, then
             :func:`blessed` says what is remembered.
+        give_up: entry of what has failed that still has tries; they are to be taken from it.
     """
 
     state: State
     events: tuple[Event, ...] = ()
     bless: str = ""
+    give_up: str = ""
 
 
 def settle(
@@ -59,10 +61,11 @@ def settle(
         now: the present moment.
     """
     fresh = state.settled != running.boot_id
-    attempt = _found(state.attempt, entries, running)
+    attempt = _found(state, entries, running)
     events: tuple[Event, ...] = ()
+    give_up = ""
     if attempt is not None and attempt.step in ("activated", "booted"):
-        entry = _entry_of(attempt, entries)
+        entry = next((each for each in entries if each.id == attempt.entry), None)
         if runs(attempt.release, running):
             attempt, events = _running(attempt, running, now)
         elif entry is not None and entry.tries_left is None:
@@ -72,6 +75,8 @@ def settle(
         elif fresh:
             since = _since(marks, state.settled)
             attempt, events = _elsewhere(attempt, entry, since, running, now)
+            if attempt.step == "failed" and entry is not None and entry.tries_left:
+                give_up = entry.id
     state = state.model_copy(update={"attempt": attempt})
     if attempt is not None and attempt.step == "failed" and events:
         state = remember_bad(state, attempt.release, attempt.reason, now)
@@ -80,7 +85,7 @@ def settle(
     state = _used_up(state, running, entries, now)
     state = state.model_copy(update={"settled": running.boot_id})
     bless = running.entry if running.trial and running.complete else ""
-    return Settled(state, events, bless)
+    return Settled(state, events, bless, give_up)
 
 
 def blessed(
@@ -168,8 +173,9 @@ def way_back(running: Running, entries: Sequence[Entry]) -> Entry | None:
     return next((each for each in others if each.tries_left is None), others[0] if others else None)
 
 
-def _found(attempt: Attempt | None, entries: Sequence[Entry], running: Running) -> Attempt | None:
+def _found(state: State, entries: Sequence[Entry], running: Running) -> Attempt | None:
     """The attempt as it really stands: power may have gone between its last step and the note."""
+    attempt = state.attempt
     if attempt is None or attempt.step in ("activated", "booted", "confirmed", "failed"):
         return attempt
     if runs(attempt.release, running):
@@ -177,16 +183,11 @@ def _found(attempt: Attempt | None, entries: Sequence[Entry], running: Running) 
         return attempt.model_copy(update={"step": "activated", "entry": entry})
     if attempt.step != "staged":
         return attempt
-    ours = [each for each in entries if _OURS.fullmatch(each.id) and _is_for(each, attempt)]
-    if not ours or (attempt.entry and attempt.entry not in [each.id for each in ours]):
-        return attempt
-    return attempt.model_copy(update={"step": "activated", "entry": attempt.entry or ours[0].id})
-
-
-def _entry_of(attempt: Attempt, entries: Sequence[Entry]) -> Entry | None:
-    if attempt.entry:
-        return next((each for each in entries if each.id == attempt.entry), None)
-    return next((e for e in entries if _OURS.fullmatch(e.id) and _is_for(e, attempt)), None)
+    # Others may be left of this release from an earlier attempt.
+    own = attempt.entry or f"recast-{state.sequence}.conf"
+    if any(each.id == own and _is_for(each, attempt) for each in entries):
+        return attempt.model_copy(update={"step": "activated", "entry": own})
+    return attempt
 
 
 def _is_for(entry: Entry, attempt: Attempt) -> bool:
@@ -269,6 +270,8 @@ def _used_up(state: State, running: Running, entries: Sequence[Entry], now: date
             continue
         if not _OURS.fullmatch(entry.id) or entry.id == running.entry:
             continue
+        if any(each.release == entry.release and each.tries_left != 0 for each in entries):
+            continue  # it was good at another try, or has one before it
         if named["version"] in state.allowed:
             continue
         known = {(each.version, each.root_hash) for each in state.bad}

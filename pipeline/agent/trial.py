@@ -42,6 +42,8 @@ def begin(turn: Turn) -> None:
     _put_down(turn, settled.state)
     for event in settled.events:
         p.teller.event(event)
+    if settled.give_up and turn.slots is not None:
+        turn.slots.give_up(settled.give_up)
     if settled.bless:
         bless(turn, settled.bless)
     elif settled.events:

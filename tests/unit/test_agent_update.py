@@ -395,6 +395,45 @@ def test_a_boot_loader_that_passes_a_release_by_is_not_tried_for_ever(
     assert "boot loader did not take it" in machine.attempt.reason
 
 
+def test_what_an_earlier_try_left_on_the_esp_is_not_taken_for_this_one(
+    machine: SiteMachine,
+) -> None:
+    machine.ill[V2] = "panics"
+    offer(machine, 2)
+    machine.settle_down()
+    machine.ill.clear()
+    memory = machine.memory()
+    memory.save(memory.load().model_copy(update={"allowed": (V2,)}))
+    machine.faults["activated"] = "cut"
+    machine.settle_down()
+    assert (machine.version, machine.confirmed) == (V2, True)
+    assert "recast-1.conf" in [way.id for way in machine.ways], "else this shows nothing"
+    assert not machine.state.bad
+    offer(machine, 3)
+    machine.settle_down()
+    assert not machine.state.bad
+
+
+def test_a_release_found_sick_that_could_not_be_given_up_is_so_later(
+    machine: SiteMachine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_entry: str) -> None:
+        raise HostError("the ESP cannot be written")
+
+    machine.ill[V2] = "fails"
+    offer(machine, 2)
+    machine.turn()
+    machine.by_hand = machine.ways[0].id
+    with monkeypatch.context() as patch:
+        patch.setattr(machine, "give_up", broken)
+        machine.judged()
+    assert machine.version == V1
+    machine.turn()
+    machine.by_hand = ""
+    machine.boot()
+    assert machine.version == V1
+
+
 def test_an_entry_that_vanished_is_made_again(machine: SiteMachine) -> None:
     windowed(machine, "02:00-03:00")
     offer(machine, 2)
