@@ -51,6 +51,7 @@ class Application:
         self._progress = progress
         self._stop = stop
         self._follower: Follower | None = None
+        self._staged = False
         self._steps: Mapping[Step, Callable[[Attempt], Attempt]] = {
             "chosen": self._clear,
             "cleared": self._write,
@@ -178,6 +179,7 @@ class Application:
         release, esp = attempt.release, self._slots.esp
         path = self._uki(attempt)
         if self._is_staged(release, path):
+            self._staged = True
             return attempt.model_copy(update={"step": "staged"})
         target = esp.target(path, release.parts["uki"].size)
         with contextlib.closing(target), self._reporting("staged", target.size) as hear:
@@ -194,6 +196,7 @@ class Application:
                 hint="It is not used. If this happens again, the disk or the memory of this "
                 "machine is failing.",
             )
+        self._staged = True
         return attempt.model_copy(
             update={
                 "step": "staged",
@@ -206,7 +209,7 @@ class Application:
         """Write the entry: the one small file that makes the boot loader try the release."""
         release, esp = attempt.release, self._slots.esp
         path = self._uki(attempt)
-        if not self._is_staged(release, path):
+        if not (self._staged or self._is_staged(release, path)):
             return attempt.model_copy(update={"step": "named"})
         number = entries.sequence_of(attempt.entry)
         text = entries.entry_text(release.name, release.root_hash, number, path)

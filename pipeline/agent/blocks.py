@@ -101,7 +101,7 @@ class FileDisk:
     def sync(self) -> None:
         """Return when all that was written is on the medium."""
         with self._told("sync"):
-            os.fsync(self._handle)
+            os.fdatasync(self._handle)  # its size never changes
 
     def forget(self, offset: int, size: int) -> None:
         """Drop what memory holds of a range that is on the medium; start to write what is not."""

@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from pipeline.agent.verity import Recipe
     from pipeline.command import Stop
 
-_STRIDE = 16 << 20
+_STRIDE = 32 << 20
 """Bytes that are brought to the medium, and read back, at a time."""
+_AHEAD = 8 << 20
+"""Bytes after which the medium is given something to do."""
 
 
 class Follower:
@@ -45,6 +47,7 @@ class Follower:
         self._stop = stop
         self._changed = threading.Condition()
         self._behind = 0  # where its user has come to
+        self._begun = 0  # what is before this is on its way to the medium
         self._claimed = 0  # what is before this is hashed, or being hashed
         self._hashed = 0
         self._broken = not active
@@ -68,6 +71,9 @@ class Follower:
             if offset < self._claimed:
                 self._broken = True
         self._data.write(offset, data)
+        if offset - self._begun >= _AHEAD:
+            self._data.forget(self._begun, offset - self._begun)
+            self._begun = offset
         self._moved(offset)
 
     def sync(self) -> None:
