@@ -254,7 +254,7 @@ def _live_status(places: Places) -> Status:
         return said.model_copy(update=update)
     memory = places.memory()
     state = memory.load()
-    return make_status(clock.now(), site, running, state, problems=(*problems, *memory.problems))
+    return make_status(clock.now(), site, running, state, problems=problems)
 
 
 def _same_boot(said: Status, running: Running | None) -> bool:
