@@ -225,6 +225,8 @@ def _change(
         event = Event.model_validate({"when": clock.now(), "step": step, "text": text})
         History(memory.folder / "history.jsonl").add(event)
         Journal().tell(text, step=step)
+    with contextlib.suppress(RecastError):  # the timer comes by anyway
+        open_machine().wake(1.0)
     if args.json:
         print(json.dumps({"step": step, "text": text, "problems": list(memory.problems)}))
     else:
@@ -246,14 +248,18 @@ def _live_status(places: Places) -> Status:
     except RecastError as error:
         problems = (*problems, error.message)
     said = find(places.status)
+    memory = places.memory()
+    state = memory.load()
+    root = os.geteuid() == 0  # others cannot read what is remembered, nor tell whether it lasts
     if said is not None and _same_boot(said, running):
-        working = said.working if _at_work(places) else None
-        update: dict[str, object] = {"working": working}
+        update: dict[str, object] = {"working": said.working if _at_work(places) else None}
+        if root:
+            update["pin"] = state.pin  # a person may have changed it since
         if running is not None:
             update |= {"running": running, "confirmed": not running.trial}
         return said.model_copy(update=update)
-    memory = places.memory()
-    state = memory.load()
+    if root:
+        problems = (*problems, *memory.problems)
     return make_status(clock.now(), site, running, state, problems=problems)
 
 

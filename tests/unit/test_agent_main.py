@@ -137,6 +137,9 @@ def test_a_pin_is_set_told_and_lifted(
 ) -> None:
     assert call(machine, "pin") == 0
     assert f"held at {V1}" in capsys.readouterr().out
+    assert machine.wakes[-1] == 1
+    call(machine, "status", "--json")
+    assert json.loads(capsys.readouterr().out)["pin"]["version"] == V1
     machine.stores.pointer_now = channel(2)
     assert call(machine, "run") == 0
     assert not machine.wants_reboot
