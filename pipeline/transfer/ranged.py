@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, cast
 
+from pipeline.errors import NetworkError
 from pipeline.transfer.frames import FRAME, Frame
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 _WINDOW = FRAME  # the most memory that a frame may ask of a reader
 _PIECE = 1 << 20
+_PROGRESS = 64 << 10  # bytes after which a store that failed is asked for the rest
 
 
 class WrongError(Exception):
@@ -23,6 +25,9 @@ class WrongError(Exception):
 
 class RangedObject:
     """An object that is read here and there, in as few requests as that allows.
+
+    A store that gave something before its link failed is asked again at once for what is missing:
+    on a link that comes and goes a frame of some MiB would else never be whole.
 
     Attributes:
         received: bytes that came.
@@ -35,6 +40,7 @@ class RangedObject:
         self.received = 0
         self._stream: Iterator[bytes] | None = None
         self._at = 0
+        self._since = 0  # bytes that came since the store was last asked
         self._left = 0  # bytes of a frame that are still to come
         self._piece = memoryview(b"")
 
@@ -74,16 +80,30 @@ class RangedObject:
         """At most *size* bytes more of the frame; none at its end."""
         wanted = min(size, self._left)
         if wanted and not self._piece:
-            self.check()
-            if self._stream is None:
-                self._stream = iter(self.store.stream(self.key, start=self._at))
-            self._piece = memoryview(next(self._stream, b""))
-            self.received += len(self._piece)
+            self._piece = memoryview(self._next())
         found = bytes(self._piece[:wanted])
         self._piece = self._piece[wanted:]
         self._at += len(found)
         self._left -= len(found)
         return found
+
+    def _next(self) -> bytes:
+        """The next piece of the object; empty at its end."""
+        while True:
+            self.check()
+            if self._stream is None:
+                self._stream = iter(self.store.stream(self.key, start=self._at))
+                self._since = 0
+            try:
+                piece = next(self._stream, b"")
+            except NetworkError:
+                self.close()
+                if self._since < _PROGRESS:
+                    raise
+                continue
+            self.received += len(piece)
+            self._since += len(piece)
+            return piece
 
     def _copy(self, data: bytearray) -> int:
         at = 0

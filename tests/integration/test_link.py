@@ -108,8 +108,9 @@ def fill(world: World, store: HttpStore, target: Place) -> int:
 
 
 @pytest.mark.soak
-def test_a_link_that_is_cut_at_random_bytes(world: World) -> None:
+def test_a_link_that_is_cut_at_random_bytes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each cut ends the fetching; the next one goes on. What is whole does not come again."""
+    monkeypatch.setattr("pipeline.transfer.ranged._PROGRESS", SIZE)  # as if it stayed away
     seed = random.SystemRandom().randrange(1 << 32)
     print(f"seed {seed}")
     chance = random.Random(seed)
@@ -165,6 +166,28 @@ def test_after_the_link_came_back_only_the_rest_is_fetched(world: World) -> None
         downloaded = fill(world, store, target)
     assert bytes(target.data) == world.data
     assert downloaded <= world.stored * 0.56 + 4096, "half was there"
+
+
+def test_a_link_that_is_cut_again_and_again_brings_all_in_one_go(world: World) -> None:
+    """Frames are large: on a link that comes and goes, each would else begin anew for ever."""
+    target = Place(b"", SIZE)
+    impatient = Limits(patience=Patience(1, 0.01, 0.1))
+    cuts = 0
+    with linked(world) as (link, _):
+
+        def heard(*_: int) -> None:
+            nonlocal cuts
+            if link.cut_after is None:
+                cuts += 1
+                link.cut_after = 200_000
+
+        heard()
+        with HttpStore(f"http://127.0.0.1:{link.own_port}", impatient) as store:
+            source = WholeSource(store)
+            filled = source.fill(world.release, "root", target, [], progress=heard)
+    assert bytes(target.data) == world.data
+    assert cuts > 3
+    assert filled.downloaded == world.stored + (world.folder / world.index).stat().st_size
 
 
 # --- thin and bad links -----------------------------------------------------------------------

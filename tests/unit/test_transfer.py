@@ -485,6 +485,33 @@ def test_a_sign_in_page_is_called_one(data: bytes, what: str) -> None:
     assert target.writes == []
 
 
+@pytest.mark.parametrize("enough", [True, False])
+def test_a_store_that_fails_is_asked_for_the_rest_of_a_frame_if_it_gave_enough(
+    enough: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a frame that is larger than what a link brings at a time would never be whole."""
+    monkeypatch.setattr("pipeline.transfer.ranged._PROGRESS", 500 if enough else 600)
+
+    class Failing(LinkDown):
+        def stream(self, key: str, *, start: int = 0) -> Iterator[bytes]:
+            self.after = 500
+            return super().stream(key, start=start)
+
+    data = noise(5 * FRAME)
+    store = Failing()
+    release = framed(store, data, 5 * FRAME, compressed=False)
+    target = Place(b"", len(data))
+    if enough:
+        filled = WholeSource(store).fill(release, "root", target, [])
+        assert bytes(target.data) == data
+        assert filled.downloaded == len(data) + index_of(release).size
+        assert store.asked == [*range(0, 5 * FRAME, 500)]
+    else:
+        with pytest.raises(NetworkError):
+            WholeSource(store).fill(release, "root", target, [])
+        assert store.asked == [0]
+
+
 @pytest.mark.parametrize("what", ["object", "index"])
 def test_what_is_missing_is_told_with_what_it_is_for(data: bytes, what: str) -> None:
     store = MemoryStore()
