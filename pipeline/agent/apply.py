@@ -145,17 +145,22 @@ class Application:
         layout, release = self._slots.layout(), attempt.release
         recipe = _recipe(release)
         tree = layout.other_verity.on(self._slots.disk)
-        found = self._follower.finish() if self._follower is not None else None
-        if found is None:
-            data = layout.other_root.on(self._slots.disk)
-            found = self._hash(recipe, data, tree.write)
-        tree.sync()
-        wanted = release.root_hash
-        if found == wanted and verity.check_tree(recipe, tree, wanted):
+        wanted, kept = release.root_hash, False
+        try:
+            found = self._follower.finish() if self._follower is not None else None
+            if found is None:
+                data = layout.other_root.on(self._slots.disk)
+                found = self._hash(recipe, data, tree.write)
+            tree.sync()
+            kept = verity.check_tree(recipe, tree, found)
+        except HostError:  # writing it once more may mend it
+            self._note(attempt.model_copy(update={"step": "cleared"}))
+            raise
+        if found == wanted and kept:
             return attempt.model_copy(update={"step": "verified"})
         # Whoever tries again begins with the writing.
         self._note(attempt.model_copy(update={"step": "cleared"}))
-        if found == wanted:
+        if not kept:
             raise HostError(
                 f"the disk {self._slots.disk.name} does not keep what is written to it: the hash "
                 f"tree of {release.name} reads back differently",
@@ -245,9 +250,14 @@ class Application:
         recipe = _recipe(release)
         tree = layout.other_verity.on(self._slots.disk)
         data = layout.other_root.on(self._slots.disk)
-        if data.size < recipe.size or not verity.check_tree(recipe, tree, release.root_hash):
+        if data.size < recipe.size:
             return False
-        return self._hash(recipe, data, _to_nobody) == release.root_hash
+        try:
+            if not verity.check_tree(recipe, tree, release.root_hash):
+                return False
+            return self._hash(recipe, data, _to_nobody) == release.root_hash
+        except HostError:  # what cannot be read may be mended by writing it
+            return False
 
     def _uki(self, attempt: Attempt) -> str:
         stays = attempt.reuse or attempt.same_root

@@ -14,6 +14,7 @@ from pipeline.agent.verity import Recipe
 from pipeline.command import Stop
 from pipeline.errors import DigestError, DiskFullError, HostError, Interrupted, NetworkError
 from pipeline.models.device import Attempt, Step
+from tests.fakes.disk import FakeDisk
 from tests.fakes.slots import (
     Built,
     FakeSource,
@@ -165,6 +166,47 @@ class TestApply:
         assert machine.boots() is V1
         done, _ = apply(machine, V1, notes[-1])
         assert done.step == "activated"
+
+    def test_a_root_that_cannot_be_read_back_is_written_once_more(
+        self, machine: Machine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        layout = machine.slots(V1).layout()
+        bad = range(layout.other_root.first, layout.other_root.last + 1)
+        read = FakeDisk._sector
+        notes = [make_attempt(V2)]
+
+        def fail(disk: FakeDisk, number: int) -> bytes:
+            if number in bad and notes[-1].step == "written":
+                raise HostError("an unreadable sector")
+            return read(disk, number)
+
+        monkeypatch.setattr(FakeDisk, "_sector", fail)
+        slots, source = machine.slots(V1), FakeSource(EVERY)
+        with pytest.raises(HostError, match="unreadable"):
+            slots.apply(notes[-1], source, notes.append, sequence=5)
+        assert notes[-1].step == "cleared"
+        assert slots.apply(notes[-1], source, lambda _: None, sequence=5).step == "activated"
+        assert source.filled == ["root", "root", "uki"]
+
+    def test_a_slot_that_cannot_be_read_is_not_used_again_but_written(
+        self, machine: Machine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        update(machine, V1, V2, 1)
+        confirm(machine)
+        layout = machine.slots(V2).layout()
+        read = FakeDisk._sector
+        mended: list[int] = []
+
+        def fail(disk: FakeDisk, number: int) -> bytes:
+            if number == layout.other_root.first + 9 and not mended:
+                mended.append(number)
+                raise HostError("an unreadable sector")
+            return read(disk, number)
+
+        monkeypatch.setattr(FakeDisk, "_sector", fail)
+        done, _ = apply(machine, V2, make_attempt(V1))
+        assert (done.reuse, done.step) == (False, "activated")
+        assert machine.boots() is V1
 
     def test_a_wrong_boot_file_is_refused_and_removed(self, machine: Machine) -> None:
         source = FakeSource(EVERY, wrong={"uki": b"x" * len(V2.uki)})
