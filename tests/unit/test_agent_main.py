@@ -270,11 +270,11 @@ def test_help_imports_nothing_heavy(words: list[str]) -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-def test_status_imports_neither_tuf_nor_requests() -> None:
+def test_status_imports_neither_tuf_nor_requests(tmp_path: Path) -> None:
     heavy = ("requests", "tuf", "cryptography", "securesystemslib", "zstandard")
     script = (
         "import sys\nfrom pipeline.agent.main import main\n"
-        "main(['--root', '/nonexistent', 'status', '--json', '--no-drift'])\n"
+        f"main(['--root', {str(tmp_path)!r}, 'status', '--json', '--no-drift'])\n"
         f"print([name for name in {heavy!r} if name in sys.modules])"
     )
     done = subprocess.run(
