@@ -151,6 +151,7 @@ class Application:
             if found is None:
                 data = layout.other_root.on(self._slots.disk)
                 found = self._hash(recipe, data, tree.write)
+            self._report("verified", recipe.size, recipe.size)
             tree.sync()
             kept = verity.check_tree(recipe, tree, found)
         except HostError:  # writing it once more may mend it
@@ -283,18 +284,20 @@ class Application:
         def hear(count: int) -> None:
             nonlocal done
             done += count
-            if self._progress is not None:
-                self._progress("verified", done, recipe.size)
+            self._report("verified", done, recipe.size)
 
         return verity.hash_data(recipe, data, emit, hear=hear, stop=self._stop)
 
     @contextlib.contextmanager
     def _reporting(self, step: str, total: int) -> Iterator[Callable[[int, int], None]]:
         def hear(right: int, _downloaded: int) -> None:
-            if self._progress is not None:
-                self._progress(step, right, total)
+            self._report(step, right, total)
 
         yield hear
+
+    def _report(self, step: str, done: int, total: int) -> None:
+        if self._progress is not None:
+            self._progress(step, done, total)
 
     def _drop_follower(self) -> None:
         if self._follower is not None:

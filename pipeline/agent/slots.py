@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.agent import entries, gpt
 from pipeline.agent.base import Entry, Note, Progress
-from pipeline.agent.verity import Recipe
+from pipeline.agent.verity import BLOCK, Recipe
 from pipeline.errors import HostError
 from pipeline.files import format_size
 from pipeline.models.release import release_name
@@ -289,7 +289,9 @@ class DiskSlots:
         return Gate("architecture", fits, f"both are {self._arch}" if fits else reason)
 
     def _slot_size(self, release: PublishedRelease) -> Gate:
-        name, root = "slot size", release.parts["root"]
+        name, root = "slot size", release.parts.get("root")
+        if root is None or root.size <= 0 or root.size % BLOCK:
+            return Gate(name, False, f"{release.name} was published without a root that is whole")
         if release.root_hash == self.running.root_hash:
             return Gate(name, True, "the root that runs is the release's: no slot is written")
         try:
@@ -315,6 +317,8 @@ class DiskSlots:
         return Gate(name, True, f"its root has {format_size(size)} of {format_size(room)}")
 
     def _esp_space(self, release: PublishedRelease) -> Gate:
+        if "uki" not in release.parts:
+            return Gate("ESP space", False, f"{release.name} was published without a boot file")
         same = release.root_hash == self.running.root_hash
         reuse = not same and self._other_hash() == release.root_hash
         wanted = self.staged_uki(release, stays=reuse or same)

@@ -114,6 +114,15 @@ class TestCheck:
         assert machine.esp.free() < 70 << 10
         assert gates(machine, sized(V2, uki=20 << 10))["ESP space"][0]
 
+    def test_a_release_that_lacks_a_part_is_refused_not_tripped_over(
+        self, machine: Machine
+    ) -> None:
+        bare = V2.release.model_copy(update={"parts": {}})
+        found = {gate.name: gate for gate in machine.slots(V1).check(bare)}
+        assert not found["slot size"].passed
+        assert found["ESP space"].reason == f"{bare.name} was published without a boot file"
+        assert not gates(machine, sized(V2, root=4097))["slot size"][0]
+
     def test_checking_writes_nothing(self, machine: Machine) -> None:
         before = (dict(machine.medium.durable), list(machine.medium.pending))
         gates(machine, V2)
