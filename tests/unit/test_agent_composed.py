@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import clock, digest
+from pipeline import clock
 from pipeline.agent import entries
 from pipeline.agent.base import Slots
 from pipeline.agent.history import History
@@ -26,64 +26,16 @@ from pipeline.agent.upstream import Stores
 from pipeline.errors import NetworkError
 from pipeline.models.channel import ChannelDefinition, Channels
 from pipeline.models.device import Running, State
-from pipeline.models.pointer import Evidence, PublishedPart, PublishedRelease
-from pipeline.models.release import Failure, Part
 from pipeline.models.site import Site
 from pipeline.store.base import Reader, object_key
 from pipeline.store.local import LocalStore
 from pipeline.transfer.whole import WholeSource
-from pipeline.trust import attest
-from pipeline.trust.attest import Build, Material, Subject
+from tests.fakes.followed import put_built
 from tests.fakes.slots import Built, build, make_running, new_machine
 from tests.fakes.store import MemoryStore
-from tests.fakes.stored import make_release, make_verdict
 from tests.fakes.world import World
 
 CHANNELS = Channels(channels=(ChannelDefinition(name="stable"),))
-IMAGE = "edge-web"
-
-
-def put(world: World, built: Built, *, passed: bool = True, proven: bool = True) -> Built:
-    """Publish what a fake machine can boot, with all that a site asks for."""
-    files = {"root": built.root, "uki": built.uki}
-    local = make_release(IMAGE, commit=built.release.commit, moment=built.release.created)
-    assert local.version == built.release.version
-    parts = {
-        role: Part(file=f"{local.name}.{role}", digest=digest.of_bytes(data), size=len(data))
-        for role, data in files.items()
-    }
-    local = local.model_copy(update={"parts": parts, "root_hash": built.release.root_hash})
-    manifest = world._store(local.model_dump_json().encode())
-    subject = Subject(local, manifest.digest)
-    builder, tester = (
-        world.keyring.signer(world.keyring.public(name)) for name in ("builder", "tester")
-    )
-    assert builder is not None
-    assert tester is not None
-    sources = Material("source", {"gitCommit": local.commit})
-    failures = () if passed else (Failure(test="test_it.py::test_it", message="no"),)
-    tested = attest.test_result(subject, make_verdict(local, "qemu", *failures), [tester])
-    evidence = [Evidence(kind="test", provider="qemu", stored=world._store(tested))]
-    if proven:
-        made = attest.provenance(subject, Build(materials=(sources,)), [builder])
-        evidence.append(Evidence(kind="provenance", stored=world._store(made)))
-    release = PublishedRelease(
-        image=local.image,
-        version=local.version,
-        commit=local.commit,
-        created=local.created,
-        build_key=local.build_key,
-        root_hash=local.root_hash,
-        boot_digest=local.boot_digest,
-        manifest=manifest,
-        parts={
-            role: PublishedPart(**part.model_dump(), stored=world._store(files[role]))
-            for role, part in parts.items()
-        },
-        evidence=tuple(evidence),
-    )
-    assert release.name == built.release.name
-    return Built(release, built.root, built.tree, built.uki)
 
 
 @dataclass
@@ -182,7 +134,7 @@ def world(tmp_path: Path) -> World:
 
 @pytest.fixture
 def site(tmp_path: Path, world: World) -> Site1:
-    all = tuple(put(world, build(number)) for number in (1, 2, 3))
+    all = tuple(put_built(world, build(number)) for number in (1, 2, 3))
     world.hold("stable", all[0].release)
     return Site1(tmp_path / "site", world, all[0], all)
 
@@ -223,8 +175,8 @@ def test_releases_go_from_a_signed_store_onto_the_disk_and_back(site: Site1) -> 
 
 @pytest.mark.parametrize("lacks", ["test", "proof", "bytes"])
 def test_what_is_not_proven_is_not_written(tmp_path: Path, world: World, lacks: str) -> None:
-    first = put(world, build(1))
-    second = put(world, build(2), passed=lacks != "test", proven=lacks != "proof")
+    first = put_built(world, build(1))
+    second = put_built(world, build(2), passed=lacks != "test", proven=lacks != "proof")
     if lacks == "bytes":
         assert isinstance(world.store, MemoryStore)
         for evidence in second.release.evidence:
@@ -261,7 +213,7 @@ def test_another_store_takes_over_for_one_that_is_dead_or_lies(
 def test_a_store_in_a_folder_serves_a_site_too(tmp_path: Path) -> None:
     store = LocalStore(tmp_path / "usb")
     world = World(tmp_path / "world", channels=CHANNELS, store=store)
-    first, second = (put(world, build(number)) for number in (1, 2))
+    first, second = (put_built(world, build(number)) for number in (1, 2))
     world.hold("stable", first.release, second.release)
     site = Site1(tmp_path / "site", world, first, (first, second))
     site.turn()
