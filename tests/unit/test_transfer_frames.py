@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline import digest
 from pipeline.channels import packing
 from pipeline.channels.publish import publish
 from pipeline.models.pointer import PublishedRelease
@@ -147,3 +148,18 @@ def test_a_release_of_single_frames_has_no_index(tmp_path: Path) -> None:
     assert all(part.frames is None for part in release.parts.values())
     root = release.parts["root"]
     assert filled(store, release, "root") == (whole.folder / root.file).read_bytes()
+
+
+def test_frames_are_of_8_mib(tmp_path: Path) -> None:
+    store = MemoryStore()
+    whole = store_whole(tmp_path / "artifacts", size=20 << 20)
+    release = publish(store, whole, scratch=tmp_path).release
+    root = release.parts["root"]
+    assert root.frames is not None
+    assert root.frames.size == index_size(20 << 20) == 20 + 3 * 36
+    target = Place((whole.folder / root.file).read_bytes())
+    target.data[FRAME] ^= 1
+    filled = WholeSource(store).fill(release, "root", target, [])
+    assert digest.of_bytes(bytes(target.data)) == root.digest
+    assert filled.reused == (20 << 20) - FRAME
+    assert filled.written == 64 << 10
