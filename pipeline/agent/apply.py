@@ -104,11 +104,11 @@ class Application:
         same = release.root_hash == slots.running.root_hash
         reuse = not same and attempt.step == "chosen" and self._reusable(attempt)
         clearing = slots.clearing(release, reuse=reuse)
-        for paths in (clearing.entries, clearing.files):
-            for path in paths:
-                slots.esp.remove(path)
-            if paths:
-                slots.esp.sync()
+        entries.remove_entries(slots.esp, clearing.entries)
+        for path in clearing.files:
+            slots.esp.remove(path)
+        if clearing.files:
+            slots.esp.sync()
         if not (same or reuse):
             self._empty(slots.layout())
         step = "named" if same or reuse else "cleared"
@@ -232,10 +232,7 @@ class Application:
         esp = self._slots.esp
         found = [each for each in entries.read_boot_files(esp) if each.entry.id == entry]
         broken = [each.path for each in found if entries.find_text(esp, each.path) != text]
-        for path in broken:
-            esp.remove(path)
-        if broken:
-            esp.sync()
+        entries.remove_entries(esp, broken)
         return len(broken) < len(found)
 
     # --- what they need ----------------------------------------------------------------------

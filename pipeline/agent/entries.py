@@ -116,19 +116,38 @@ def set_counter(esp: Esp, entry: str, left: int | None) -> None:
             f"the EFI system partition at {esp.name} has no boot entry {entry}",
             hint="`recast-agent status` lists those that there are.",
         )
+    there = {each.path for each in files if each.whole}
     for each in files:
         folder, _, _name = each.path.rpartition("/")
-        done = each.entry.tries_done
-        new = f"{folder}/{counted(entry, left, done)}"
+        new = f"{folder}/{counted(entry, left, each.entry.tries_done)}"
         if new == each.path:
             continue
         if each.path.endswith(".efi"):
             esp.rename(each.path, new)
-        else:
-            text = find_text(esp, each.path)
-            if text is not None:
-                write_file(esp, new, text)
-            esp.remove(each.path)
+            esp.sync()
+            continue
+        if each.whole and new not in there:
+            write_file(esp, new, esp.read(each.path))
+            there.add(new)
+        remove_entries(esp, [each.path])
+
+
+def remove_entries(esp: Esp, paths: Sequence[str]) -> None:
+    """Remove entries, and return when they are gone from the medium.
+
+    Those of type #1 are emptied first: else a new entry that gets an old one's place on the medium
+    could, after a cut, have its name and the old one's words.
+
+    Raises:
+        HostError: the ESP cannot be written.
+    """
+    for path in paths:
+        text = find_text(esp, path) if path.endswith(".conf") else None
+        if text:
+            write_file(esp, path, b"\n" * len(text))
+    for path in paths:
+        esp.remove(path)
+    if paths:
         esp.sync()
 
 

@@ -279,3 +279,96 @@ def test_a_cut_while_an_entry_is_judged_leaves_it_judged_or_not(left: int | None
             entries.set_counter(found.esp, done.entry, left)
             assert found.boots() is (running if left == 0 else wanted)
             assert len([e for e in found.slots(running).entries() if e.id == done.entry]) == 1
+
+
+class PowerCut(Exception):
+    """The power is gone, with what of the pending writes reached the medium."""
+
+    def __init__(self, kept: list[Op]) -> None:
+        super().__init__("power cut")
+        self.kept = kept
+
+
+class Life:
+    """A machine that is updated, judged, rolled back and cut off, over and over."""
+
+    def __init__(self, lot: random.Random) -> None:
+        self.lot = lot
+        self.machine = new_machine(EVERY)
+        self.running = V1
+        self.before: Built | None = None  # what a release that is given up goes back to
+        self.given_up: Built | None = None  # that, while it is being given up
+        self.attempt: Attempt | None = None
+        self.sequence = 0
+        self.cuts = 0
+        self.updates = 0
+
+    def turn(self) -> None:
+        """Something happens; perhaps with a power cut in it."""
+        self.machine.medium.before_sync = self._perhaps_cut
+        try:
+            if self.machine.slots(self.running).entries()[0].tries_left is None:
+                self._update()
+            else:
+                self._judge()
+        except PowerCut as power:
+            self.cuts += 1
+            medium = cut(self.machine.medium.durable, power.kept)
+            self.machine = Machine(medium, self.machine.built, self.machine.clusters)
+            check_filesystem(self.machine)
+        self.machine.medium.before_sync = None
+        boots = self.machine.boots()
+        if boots is self.given_up:
+            self.running = boots
+        self.given_up = None
+        wanted = self.attempt.release.name if self.attempt is not None else ""
+        assert boots is self.running or boots.release.name == wanted
+        if boots is not self.running:
+            self.before = self.running
+            self.running, self.attempt = boots, None
+            self.updates += 1
+
+    def _update(self) -> None:
+        if self.attempt is None:
+            others = [each for each in EVERY if each is not self.running]
+            self.sequence += 1
+            self.attempt = make_attempt(self.lot.choice(others))
+        slots = self.machine.slots(self.running, self.machine.entry())
+        slots.apply(self.attempt, FakeSource(EVERY), self._note, sequence=self.sequence)
+
+    def _judge(self) -> None:
+        left = None if self.lot.random() < 0.7 else 0
+        self.given_up = self.before if left == 0 else None
+        entries.set_counter(self.machine.esp, self.machine.entry(), left)
+        assert (self.machine.boots() is self.running) == (left is None)
+
+    def _note(self, attempt: Attempt) -> None:
+        self._perhaps_cut()
+        self.attempt = attempt
+
+    def _perhaps_cut(self) -> None:
+        if self.lot.random() < 0.06:
+            share = self.lot.random()
+            pending = self.machine.medium.pending
+            raise PowerCut([op for op in pending if self.lot.random() < share])
+
+
+def check_filesystem(machine: Machine) -> None:
+    """As fsck.vfat: clusters that no name leads to are free again."""
+    named = {pair[0] for _, pair in machine.medium.all("name") if pair}
+    for number, _ in list(machine.medium.all("chain")):
+        if number not in named:
+            machine.medium.put("chain", number, None)
+    machine.esp.sync()
+
+
+@pytest.mark.soak
+def test_a_long_life_with_many_cuts(request: pytest.FixtureRequest) -> None:
+    """Each round of ``make soak`` is another life; the first is the same everywhere."""
+    spec = getattr(request.node, "callspec", None)
+    seed = spec.params.get("soak_round", 1) if spec is not None else 1
+    life = Life(random.Random(seed))
+    for _ in range(150):
+        life.turn()
+    assert life.cuts > 10, f"seed {seed}"
+    assert life.updates > 10, f"seed {seed}"
