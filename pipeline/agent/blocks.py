@@ -10,6 +10,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -44,17 +45,25 @@ class Disk(Target, Protocol):
 
 
 class FileDisk:
-    """A block device, or an image of one in a file."""
+    """A block device, or an image of one in a file.
+
+    It is opened for writing at the first write: udev looks at a disk anew whenever somebody closes
+    it who could have written, and mere looks need not wake it.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._writing = threading.Lock()
+        self._writable: int | None = None
         with self._told("open"):
-            self._handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            self._handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             self._size = os.lseek(self._handle, 0, os.SEEK_END)
 
     def close(self) -> None:
         """Let it go; what was not synced is written sooner or later."""
         os.close(self._handle)
+        if self._writable is not None:
+            os.close(self._writable)
 
     def __enter__(self) -> FileDisk:
         return self
@@ -93,8 +102,9 @@ class FileDisk:
             raise HostError(f"{self.name} has {self._size} bytes: nothing is written past them")
         view = memoryview(data)
         with self._told("write", offset):
+            handle = self._to_write()
             while view:
-                done = os.pwrite(self._handle, view, offset)
+                done = os.pwrite(handle, view, offset)
                 view = view[done:]
                 offset += done
 
@@ -118,6 +128,12 @@ class FileDisk:
             yield
         finally:
             fcntl.flock(self._handle, fcntl.LOCK_UN)
+
+    def _to_write(self) -> int:
+        with self._writing:
+            if self._writable is None:
+                self._writable = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+            return self._writable
 
     @contextlib.contextmanager
     def _told(self, what: str, offset: int | None = None) -> Iterator[None]:

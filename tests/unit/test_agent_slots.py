@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -400,6 +401,30 @@ class TestFileDisk:
                 disk.read(9999, 2)
         with pytest.raises(HostError, match="cannot open the disk"):
             FileDisk(tmp_path / "none")
+
+    def test_a_look_at_a_disk_does_not_open_it_for_writing(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Udev would look at the disk anew, and at all its partitions, at each turn."""
+        path = tmp_path / "disk"
+        path.write_bytes(bytes(10000))
+        flags: list[int] = []
+        opened = os.open
+
+        def listen(where: Path, how: int) -> int:
+            flags.append(how)
+            return opened(where, how)
+
+        monkeypatch.setattr("pipeline.agent.blocks.os.open", listen)
+        with FileDisk(path) as disk:
+            disk.read(0, 100)
+            disk.sync()
+            with disk.locked():
+                disk.forget(0, 100)
+            assert not any(flag & (os.O_RDWR | os.O_WRONLY) for flag in flags)
+            disk.write(0, b"a")
+            disk.sync()
+            assert disk.read(0, 1) == b"a"
 
     def test_a_partition_cannot_be_left(self, tmp_path: Path) -> None:
         path = tmp_path / "disk"
