@@ -159,9 +159,11 @@ def open_reader(url: str) -> Reader:
         from pipeline.store.local import LocalStore
 
         return LocalStore(Path(unquote(parts.path)))
-    from pipeline.store.http import HttpStore
+    from pipeline.store.http import HttpStore, Limits
+    from pipeline.store.http_errors import Patience
 
-    return HttpStore(url)
+    # A thin link is away for a minute or two now and then: what is under way waits for it.
+    return HttpStore(url, Limits(patience=Patience(attempts=9)))
 
 
 def _device_key(places: Places, memory: Memory) -> Path:

@@ -160,6 +160,13 @@ def _mounts(table: Path, root: str) -> list[str]:
     return found
 
 
+def _holds_something(path: str) -> bool:
+    """Is it more than empty folders, which services make for themselves?"""
+    if os.path.islink(path) or not os.path.isdir(path):
+        return True
+    return any(files for _, _, files in os.walk(path))
+
+
 # In a pattern of fnmatch, what stands for itself.
 _LITERAL = str.maketrans({sign: f"[{sign}]" for sign in "*?["})
 
@@ -191,7 +198,8 @@ class _Walk:
             if path in self._plain or self._wild.fullmatch(path):
                 continue
             if name not in there:
-                self._note("added", path)
+                if _holds_something(self._root + path):
+                    self._note("added", path)
             elif name not in here:
                 self._note("removed", path)
             else:

@@ -251,7 +251,10 @@ class Agent:
         same = wanted.release is not None and _same(wanted.release, release)
         if same and not wanted.settled and revoked is None:
             return attempt
-        if attempt.step == "activated" and self._turn.slots is not None and attempt.entry:
+        # A cut may have come between the entry and the note of it.
+        if self._turn.slots is not None and any(
+            each.id == attempt.entry for each in self._turn.slots.entries()
+        ):
             self._turn.slots.give_up(attempt.entry)
         why = (
             f"it is revoked: {revoked.reason}" if revoked else f"not wanted any more: {wanted.why}"

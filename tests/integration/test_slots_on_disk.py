@@ -1,21 +1,17 @@
-"""A machine's own GPT and hash trees against the tools of others: sfdisk, veritysetup, a FAT."""
+"""A machine's own GPT and hash trees against the tools of others: sfdisk and veritysetup."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import random
 import re
-import subprocess
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pipeline import digest
-from pipeline.agent import entries, gpt, verity
+from pipeline.agent import gpt, verity
 from pipeline.agent.blocks import FileDisk, Part
 from pipeline.agent.esp import MountedEsp
 from pipeline.agent.slots import DiskSlots
@@ -23,7 +19,6 @@ from pipeline.agent.verity import BLOCK, Recipe
 from pipeline.command import run
 from pipeline.disk.gpt import ESP, ROOT_VERITY_X86_64, ROOT_X86_64, partition_uuids
 from pipeline.disk.tree import ENVIRONMENT
-from pipeline.errors import DiskFullError
 from pipeline.models.device import Attempt
 from tests.fakes.slots import Built, FakeSource, build, make_attempt, make_running
 
@@ -166,57 +161,3 @@ def test_an_updated_disk_has_a_slot_that_veritysetup_and_sfdisk_accept(
             (tmp_path / name).write_bytes(part.read(0, part.size))
     argv = ["veritysetup", "verify", str(tmp_path / "root"), str(tmp_path / "tree")]
     run([*argv, V2.release.root_hash], env=ENVIRONMENT)
-
-
-@contextlib.contextmanager
-def mounted_fat(tmp_path: Path, size: int) -> Iterator[MountedEsp]:
-    """A real FAT, where this host lets us mount one."""
-    image, point = tmp_path / "esp.img", tmp_path / "efi"
-    point.mkdir()
-    with image.open("wb") as file:
-        file.truncate(size)
-    run(["mkfs.vfat", "-F", "32", str(image)], env=ENVIRONMENT)
-    try:
-        found = subprocess.run(
-            ["mount", "-o", "loop", str(image), str(point)], capture_output=True, text=True
-        )
-        if found.returncode:
-            pytest.skip(f"this host mounts no FAT: {found.stderr.strip()}")
-        yield fill_esp(point)
-    finally:
-        subprocess.run(["umount", str(point)], capture_output=True)
-    # -n: look, change nothing; 1 means that there is something to change.
-    run(["fsck.vfat", "-n", str(image)], env=ENVIRONMENT)
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a filesystem")
-def test_a_real_fat_takes_an_update_and_a_verdict(tmp_path: Path, disk: Path) -> None:
-    with mounted_fat(tmp_path, 40 * MIB) as esp:
-        done = put(disk, esp, V2)
-        assert done.step == "activated"
-        with FileDisk(disk) as device:
-            slots = DiskSlots(device, esp, make_running(V1), machine="x86_64")
-            assert [each.id for each in slots.entries()] == [
-                "recast-1.conf",
-                f"{V1.release.name}.efi",
-            ]
-            slots.give_up(done.entry)
-            assert slots.entries()[0].release == V1.release.name
-            slots.bless(done.entry)
-            assert slots.entries()[0].release == V2.release.name
-        assert esp.read(entries.uki_path(V2.release.name)) == V2.uki
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a filesystem")
-def test_a_full_fat_says_so(tmp_path: Path, disk: Path) -> None:
-    with mounted_fat(tmp_path, 40 * MIB) as esp:
-        free = esp.free()
-        target = esp.target("EFI/filler", free - 2 * esp.room(1))
-        target.close()
-        with FileDisk(disk) as device:
-            slots = DiskSlots(device, esp, make_running(V1), machine="x86_64")
-            gate = slots.check(V2.release)[2]
-        assert not gate.passed
-        assert "are lacking" in gate.reason
-        with pytest.raises(DiskFullError, match="EFI system partition"):
-            put(disk, esp, V2)
