@@ -37,7 +37,7 @@ help: ## show this list
 		| sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 
 .PHONY: demo
-demo: system venv ## build, boot, test, sign and publish the sample images; promote one of them
+demo: system venv ## from a commit to a machine at a site that reimages itself
 	$(AS_ROOT) .ci/demo
 
 .PHONY: test
