@@ -23,6 +23,7 @@ from pipeline.models.pointer import PublishedRelease
 from pipeline.models.release import Release, TestVerdict
 from pipeline.providers.base import BootRequest
 from pipeline.providers.qemu import QemuBooter
+from pipeline.providers.qemu.arguments import credential
 from pipeline.providers.qemu.machine import QemuMachine
 from pipeline.releases import verdict_path
 from pipeline.store.base import release_key
@@ -86,6 +87,14 @@ class Site:
     def cut_power(self) -> None:
         """Off and on again, at once."""
         self.machine.reboot_hard()
+
+    def set(self, name: str, value: str) -> None:
+        """Change a setting of the site; the machine reads it when its power has been cut."""
+        for path in self.machine.settings():
+            if path.read_text().startswith(credential(f"recast.{name}", "")):
+                path.write_text(credential(f"recast.{name}", value))
+                return
+        raise AssertionError(f"it was not started with recast.{name}")
 
     def report(self) -> Checkin | None:
         """The newest report that the store has."""

@@ -207,3 +207,28 @@ def test_no_tries_left_anywhere_still_boots(site: Site, second: Release) -> None
     site.cut_power()
     site.ready()
     site.runs(second.version)
+
+
+@pytest.mark.soak
+def test_a_power_cut_at_any_moment_costs_time_alone(
+    site: Site, project: Bench, second: Release, third: Release, chance: random.Random
+) -> None:
+    """From one release to the other: while it is read back, activated, booted, blessed."""
+    site.set("tries", "3")
+    there = site.report()
+    assert there is not None
+    wanted = third if there.version == second.version else second
+    site.run("recast-agent", "allow", wanted.version)
+    words = ("--channel", CHANNEL, "--to", wanted.version, "--reason", "To and fro")
+    if wanted is second:
+        project.run("rollback", IMAGE, *words)
+    else:
+        project.run("promote", f"{IMAGE}@{wanted.version}", "--to", CHANNEL)
+    site.poke()
+    moment = chance.uniform(0.0, 120.0)
+    print(f"the power is cut after {moment:.1f} s")
+    end = time.monotonic() + moment
+    site.when(lambda: time.monotonic() > end)
+    site.cut_power()
+    site.runs(wanted.version)
+    site.ready()

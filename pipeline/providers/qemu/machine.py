@@ -267,6 +267,10 @@ class QemuMachine:
             return f"QEMU ended with code {code}: {process.last_words()}"
         return gave_up(self._since_power_on())
 
+    def settings(self) -> tuple[Path, ...]:
+        """The files of its credentials, which it is given whenever it is switched on."""
+        return self._strings
+
     def reboot_hard(self) -> None:
         """Kill QEMU, and start it again with the same disk and firmware variables."""
         ssh.hang_up(self.ssh_config())
