@@ -18,6 +18,7 @@ from typing import Any
 
 from pipeline import clock, ssh
 from pipeline.command import Stop
+from pipeline.files import write_atomically
 from pipeline.models.checkin import Checkin
 from pipeline.models.pointer import PublishedRelease
 from pipeline.models.release import Release, TestVerdict
@@ -169,7 +170,8 @@ def publish(bench: Bench, message: str, *, build: bool = True) -> Release:
         tests_digest="0" * 64,
         when=clock.now(),
     )
-    verdict_path(stored.folder, release.name, "qemu").write_text(verdict.model_dump_json())
+    # Put in its place whole: the file may be a link to that of the store that this one copies.
+    write_atomically(verdict_path(stored.folder, release.name, "qemu"), verdict.model_dump_json())
     bench.run("publish", f"{IMAGE}@{release.version}")
     return release
 
