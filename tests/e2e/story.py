@@ -10,6 +10,8 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline import clock
@@ -27,6 +29,10 @@ _CHECK = f"""\
     command: [test, "!", -e, {_OLD_STOCK}]
     timeout: 5
 """
+
+
+STAGES = (("build", IMAGE), ("test", IMAGE), ("publish", IMAGE))
+"""The pipeline for one image; `recast run` would test its parent as well."""
 
 
 class Story:
@@ -50,8 +56,39 @@ class Story:
 def command(bench: Bench, *words: str) -> None:
     """Run ``recast`` for all to see."""
     print(f"\n$ recast {' '.join(words)}", flush=True)
-    env = {**os.environ, "RECAST_ARTIFACTS": str(bench.store), **bench.settings}
-    subprocess.run([bench.recast, *words], cwd=bench.project, env=env, check=True)
+    subprocess.run([bench.recast, *words], cwd=bench.project, env=_environment(bench), check=True)
+
+
+@contextmanager
+def meanwhile(bench: Bench, *words: str) -> Iterator[None]:
+    """Run ``recast`` while the block runs; show at its end what it printed."""
+    with subprocess.Popen(
+        [bench.recast, *words],
+        cwd=bench.project,
+        env=_environment(bench),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        try:
+            yield
+            said, _ = process.communicate()
+        except BaseException:
+            process.terminate()
+            raise
+    print(f"\n$ recast {' '.join(words)}\n{said}", flush=True)
+    if process.returncode:
+        raise SystemExit(process.returncode)
+
+
+def _environment(bench: Bench) -> dict[str, str]:
+    return {**os.environ, "RECAST_ARTIFACTS": str(bench.store), **bench.settings}
+
+
+def pipeline(bench: Bench) -> None:
+    """Build what has changed, test it where it is new, and publish it."""
+    for words in STAGES:
+        command(bench, *words)
 
 
 def promote(bench: Bench, reason: str) -> None:
@@ -75,32 +112,32 @@ def tell(bench: Bench, folder: Path, story: Story) -> None:
     first = bench.newest(IMAGE).release
     story.chapter("A machine at a site is switched on: its disk is the one that was tested")
     with site.site(bench, folder, first, tries="2") as here:
-        here.runs(first.version)
-        story.tell(f"{DEVICE} runs {first.version}, healthy, and has reported it")
-        here.ready()
-        here.shell(f"touch {_OLD_STOCK}; echo edited by hand > /etc/motd; sync")
-
-        story.chapter("A change is committed, built, tested and promoted")
+        story.chapter("Meanwhile a change is committed, built, tested and promoted")
         bench.replace(_RENDER, "This machine runs one image", "One image runs this machine")
         bench.commit("Another headline", clock.iso(clock.now()))
-        command(bench, "run", IMAGE)
+        pipeline(bench)
+        here.runs(first.version)
+        story.tell(f"{DEVICE} runs {first.version}, is healthy, and has reported it")
+        here.ready()
+        here.shell(f"touch {_OLD_STOCK}; echo edited by hand > /etc/motd; sync")
         promote(bench, "A better headline")
         second = bench.newest(IMAGE).release
-        story.tell("the channel has the second release")
+        story.tell(f"{CHANNEL} has {second.version}")
 
-        story.chapter("The machine reimages itself, with nobody there")
-        tell_steps(story, here.runs(second.version))
+        story.chapter("The machine reimages itself, with nobody there; a third release is built")
+        bench.replace(_DEFINITION, "    timeout: 60\n", _CHECK)
+        bench.commit("Check the stock", clock.iso(clock.now()))
+        with meanwhile(bench, "build", IMAGE):
+            tell_steps(story, here.runs(second.version))
         here.ready()
         show(here, "curl", "-fsS", "http://localhost/")
         show(here, "recast-agent", "status")
 
-        story.chapter("A third release passes its tests, and cannot be healthy at this site")
-        bench.replace(_DEFINITION, "    timeout: 60\n", _CHECK)
-        bench.commit("Check the stock", clock.iso(clock.now()))
-        command(bench, "run", IMAGE)
+        story.chapter("The third release passes its tests, and cannot be healthy at this site")
+        pipeline(bench)
         promote(bench, "It passed its tests")
         third = bench.newest(IMAGE).release
-        story.tell("the channel has the third release")
+        story.tell(f"{CHANNEL} has {third.version}")
         report = here.failed(third.version)
         story.tell(f"{DEVICE} is back on {report.version}: {report.reason}")
         here.ready()
