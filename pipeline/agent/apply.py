@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.agent import entries, gpt, verity
@@ -22,13 +23,33 @@ if TYPE_CHECKING:
 
     from pipeline.agent.base import Note, Progress
     from pipeline.agent.blocks import Part
+    from pipeline.agent.esp import Esp
     from pipeline.agent.slots import DiskSlots, Layout
     from pipeline.command import Stop
     from pipeline.models.device import Attempt, Step
     from pipeline.models.pointer import PublishedRelease
-    from pipeline.transfer.base import Source
+    from pipeline.transfer.base import Seed, Source
 
 _PIECE = 1 << 20
+
+
+@dataclass(frozen=True)
+class _UkiSeed:
+    """A file of the ESP, to be read."""
+
+    esp: Esp
+    path: str
+    size: int
+
+    def read(self, offset: int, size: int) -> bytes:
+        """See :meth:`pipeline.transfer.base.Seed.read`."""
+        data = bytearray()
+        while len(data) < size:
+            piece = self.esp.read(self.path, offset + len(data), size - len(data))
+            if not piece:
+                raise HostError(f"{self.esp.name}: {self.path} is shorter than it was")
+            data += piece
+        return bytes(data)
 
 
 class Application:
@@ -189,7 +210,9 @@ class Application:
             return attempt.model_copy(update={"step": "staged"})
         target = esp.target(path, release.parts["uki"].size)
         with contextlib.closing(target), self._reporting("staged", target.size) as hear:
-            filled = self._source.fill(release, "uki", target, [], progress=hear, stop=self._stop)
+            filled = self._source.fill(
+                release, "uki", target, self._other_ukis(path), progress=hear, stop=self._stop
+            )
             target.sync()
             esp.sync()
             target.forget()
@@ -260,6 +283,13 @@ class Application:
     def _uki(self, attempt: Attempt) -> str:
         stays = attempt.reuse or attempt.same_root
         return self._slots.staged_uki(attempt.release, stays=stays)
+
+    def _other_ukis(self, path: str) -> list[Seed]:
+        """What is on the ESP besides: a kernel and an initrd seldom change with a release."""
+        esp = self._slots.esp
+        found = {each.uki for each in entries.read_boot_files(esp)} - {path, ""}
+        sizes = {uki: esp.size(uki) for uki in sorted(found)}
+        return [_UkiSeed(esp, uki, size) for uki, size in sizes.items() if size]
 
     def _is_staged(self, release: PublishedRelease, path: str) -> bool:
         import hashlib

@@ -76,12 +76,14 @@ class FakeSource:
         wrong: bytes that it brings for a role in place of the right ones.
         fails_after: pieces that it brings before its link is dead.
         filled: what it was asked for.
+        offered: for each role, what lay around when it was last asked for it.
     """
 
     built: Sequence[Built]
     wrong: Mapping[str, bytes] = field(default_factory=dict)
     fails_after: int | None = None
     filled: list[str] = field(default_factory=list)
+    offered: dict[str, list[bytes]] = field(default_factory=dict)
 
     def fill(
         self,
@@ -94,6 +96,7 @@ class FakeSource:
         stop: Stop | None = None,
     ) -> Filled:
         self.filled.append(role)
+        self.offered[role] = [seed.read(0, seed.size) for seed in seeds]
         found = next(each for each in self.built if each.release.name == release.name)
         data = self.wrong.get(role) or {"root": found.root, "uki": found.uki}[role]
         written = 0

@@ -340,3 +340,11 @@ class TestApply:
         assert {step for step, *_ in heard} == {"written", "verified", "staged"}
         for step, total in (("written", len(V2.root)), ("staged", len(V2.uki))):
             assert [t for t in heard if t[0] == step][-1] == (step, total, total)
+
+
+def test_what_runs_is_offered_to_whoever_fetches(machine: Machine) -> None:
+    """A kernel seldom changes with a release: on a thin link it must not be fetched again."""
+    source = FakeSource(EVERY)
+    apply(machine, V1, make_attempt(V2), source)
+    assert source.offered["uki"] == [V1.uki]
+    assert [root[: len(V1.root)] for root in source.offered["root"]] == [V1.root]
