@@ -103,7 +103,9 @@ class RealMachine:
         found: list[str] = []
         if HEALTH in failed:
             found += self._failed_checks(failed)
-            failed = [unit for unit in failed if unit != HEALTH or not found]
+            # It fails for the other units' sake as well: then it has nothing to add.
+            others = [unit for unit in failed if unit != HEALTH]
+            failed = others if others or found else failed
         for unit in failed[:_MAX_TOLD]:
             words = self._said(unit, 1)
             found.append(f"unit {unit} failed" + (f": {_short(words[-1])}" if words else ""))
