@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline import clock, ssh
+from pipeline import clock, command, ssh
 from pipeline.command import Stop
 from pipeline.files import write_atomically
 from pipeline.models.checkin import Checkin
@@ -78,8 +78,15 @@ class Site:
         return self.run("recast-agent", "status")
 
     def ready(self) -> None:
-        """Wait until a login works, after whatever it was."""
-        self.machine.wait_ready(time.monotonic() - self.machine._power_on + _LIMIT)
+        """Wait until a login works, whatever the machine has been through."""
+        end = time.monotonic() + _LIMIT
+        while True:
+            try:
+                ssh.run(self.machine.ssh_config(), ["true"], timeout=120.0, shared=False)
+                return
+            except (command.CommandError, command.CommandTimeout) as error:
+                assert time.monotonic() < end, f"no login: {error}\n{self.tail()}"
+                time.sleep(1.0)
 
     def poke(self) -> None:
         """Have the agent look now."""

@@ -48,6 +48,7 @@ HEALTH = """
     command: [test, "!", -e, /var/lib/site/bad-health]
     timeout: 3
 """
+MOODY = ("health check mood failed", "unit moody-unit.service failed")
 HANG = "rd.systemd.mask=initrd-switch-root.service"
 
 
@@ -122,7 +123,7 @@ def test_a_bad_link_and_a_power_cut_end_with_the_release_complete(
     """And that one, not healthy here, with the one before; what persists persists."""
     site.shell("echo kept > /var/lib/site/kept; echo edited > /etc/motd; sync")
     assert "/etc/motd" in site.status()
-    site.shell("touch /var/lib/site/bad-health; sync")
+    site.shell("touch /var/lib/site/bad-health /var/lib/site/bad-unit; sync")
     # One frame in four or so is damaged on its way.
     site.link.damage, site.link.random = 0.0005, chance
     site.link.cut_after = chance.randrange(1 << 20)
@@ -135,34 +136,32 @@ def test_a_bad_link_and_a_power_cut_end_with_the_release_complete(
     site.link.damage = 0.0
     report = site.failed(third.version)
     assert report.version == second.version
-    assert "mood" in report.reason
+    for sign in MOODY:
+        assert sign in report.reason
     site.ready()
     assert site.run("cat", "/var/lib/site/kept") == "kept\n"
     assert "edited" not in site.shell("cat /etc/motd || true")
-    site.shell("rm /var/lib/site/bad-health; sync")
+    status = site.status()
+    for sign in (third.version, *MOODY):
+        assert sign in " ".join(status.split())
+    site.shell("rm /var/lib/site/bad-*; sync")
 
 
-@pytest.mark.parametrize(
-    ("mood", "reason"), [("bad-unit", "moody-unit.service"), ("panic", "never became healthy")]
-)
-def test_a_bad_release_ends_on_the_one_before(
-    site: Site, second: Release, third: Release, mood: str, reason: str
+def test_a_release_that_panics_ends_on_the_one_before(
+    site: Site, second: Release, third: Release
 ) -> None:
     """Tried again because a person allowed it; what is in the slot is not fetched again."""
-    site.shell(f"touch /var/lib/site/{mood}; sync")
+    site.shell("touch /var/lib/site/panic; sync")
     before = site.link.passed
     site.run("recast-agent", "allow", third.version)
     site.poke()
     site.until(lambda r: r.target == third.version and r.step != "failed", "another try")
     report = site.failed(third.version)
     assert report.version == second.version
-    assert reason in report.reason
+    assert "never became healthy" in report.reason
     assert site.link.passed - before < 500_000
     site.ready()
-    status = site.status()
-    assert third.version in status
-    assert reason in status
-    site.shell(f"rm /var/lib/site/{mood}; sync")
+    site.shell("rm /var/lib/site/panic; sync")
 
 
 def test_what_failed_is_left_alone_until_it_is_allowed(
@@ -212,26 +211,28 @@ def test_no_tries_left_anywhere_still_boots(site: Site, second: Release) -> None
     site.runs(second.version)
 
 
-@pytest.mark.soak
-def test_a_power_cut_at_any_moment_costs_time_alone(
-    site: Site, project: Bench, second: Release, third: Release, chance: random.Random
-) -> None:
-    """From one release to the other: while it is read back, activated, booted, blessed."""
-    site.set("tries", "3")
-    there = site.report()
-    assert there is not None
-    wanted = third if there.version == second.version else second
-    site.run("recast-agent", "allow", wanted.version)
-    words = ("--channel", CHANNEL, "--to", wanted.version, "--reason", "To and fro")
-    if wanted is second:
-        project.run("rollback", IMAGE, *words)
-    else:
-        project.run("promote", f"{IMAGE}@{wanted.version}", "--to", CHANNEL)
-    site.poke()
-    moment = chance.uniform(0.0, 120.0)
-    print(f"the power is cut after {moment:.1f} s")
-    end = time.monotonic() + moment
-    site.when(lambda: time.monotonic() > end)
-    site.cut_power()
-    site.runs(wanted.version)
-    site.ready()
+if int(os.environ.get("RECAST_SOAK", "1")) > 1:  # a test above cuts the power once in any case
+
+    @pytest.mark.soak
+    def test_a_power_cut_at_any_moment_costs_time_alone(
+        site: Site, project: Bench, second: Release, third: Release, chance: random.Random
+    ) -> None:
+        """From one release to the other: while it is read back, activated, booted, blessed."""
+        site.set("tries", "3")
+        there = site.report()
+        assert there is not None
+        wanted = third if there.version == second.version else second
+        site.run("recast-agent", "allow", wanted.version)
+        words = ("--channel", CHANNEL, "--to", wanted.version, "--reason", "To and fro")
+        if wanted is second:
+            project.run("rollback", IMAGE, *words)
+        else:
+            project.run("promote", f"{IMAGE}@{wanted.version}", "--to", CHANNEL)
+        site.poke()
+        moment = chance.uniform(0.0, 120.0)
+        print(f"the power is cut after {moment:.1f} s")
+        end = time.monotonic() + moment
+        site.when(lambda: time.monotonic() > end)
+        site.cut_power()
+        site.runs(wanted.version)
+        site.ready()
