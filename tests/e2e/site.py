@@ -85,7 +85,8 @@ class Site:
                 ssh.run(self.machine.ssh_config(), ["true"], timeout=120.0, shared=False)
                 return
             except (command.CommandError, command.CommandTimeout) as error:
-                assert time.monotonic() < end, f"no login: {error}\n{self.tail()}"
+                if time.monotonic() > end:
+                    raise AssertionError(f"no login: {error}\n{self.tail()}") from error
                 time.sleep(1.0)
 
     def poke(self) -> None:
@@ -202,7 +203,7 @@ def settings(port: int, root: bytes, **more: str) -> Mapping[str, str]:
         "recast.channel": CHANNEL,
         "recast.store": f"http://10.0.2.2:{port}",
         "recast.root": root.decode(),
-        "recast.poll": "10s",
+        "recast.poll": "30s",
         **{f"recast.{name}": value for name, value in more.items()},
     }
 
