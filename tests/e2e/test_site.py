@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,6 +63,7 @@ def project(bench: Bench, first_run: object, scratch: Path) -> Iterator[Bench]:
     copy.run("init")
     yield copy
     assert settled(folder) == []
+    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="module")
