@@ -30,6 +30,9 @@ SYSTEM_PACKAGES := \
 TEST_PACKAGES := \
 	cryptsetup-bin erofs-utils jq libc-bin memcached nginx-light opensc softhsm2 swift-account swift-container swift-object swift-proxy
 
+# Emulated machines have one processor, so two files of tests at once use both of a small host.
+WORKERS := --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
 .PHONY: help
 help: ## show this list
 	@printf 'Recast: infrastructure changes as tested golden images\n\n'
@@ -43,7 +46,7 @@ demo: system venv ## from a commit to a machine at a site that reimages itself
 .PHONY: test
 test: SYSTEM_PACKAGES += $(TEST_PACKAGES)
 test: system lint type ## everything that must hold: lint, types, and every test tier (real builds, real boots)
-	$(AS_ROOT) $(BIN)/python -m pytest tests/unit tests/contract tests/integration tests/e2e
+	$(AS_ROOT) $(BIN)/python -m pytest $(WORKERS) tests/unit tests/contract tests/integration tests/e2e
 
 .PHONY: test-unit
 test-unit: venv ## the fast tests alone (unit, contract)

@@ -42,7 +42,7 @@ class TestStage:
 
     __test__ = False  # not a test class, whatever pytest makes of the name
     name = "test"
-    cores = 2
+    cores = 1
     memory = 2048  # MiB; what the machine has, and some for QEMU and pytest
 
     def __init__(self, providers: Mapping[str, Booter]) -> None:

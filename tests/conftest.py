@@ -34,3 +34,18 @@ def pytest_configure() -> None:
         if signal.getsignal(number) is signal.SIG_IGN:
             usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
             signal.signal(number, usual)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where there are several workers, begin with what takes longest, or it would end last.
+
+    A worker is given two files at the start: the third is behind the first, so it is a short one.
+    """
+    if not hasattr(config, "workerinput"):
+        return
+    first = ["tests/e2e/test_site.py", "tests/e2e/test_provider_qemu.py"]
+    files = list(dict.fromkeys(item.location[0] for item in items))
+    others = [name for name in files if name not in first]
+    short = [name for name in others if name.startswith("tests/unit/")][:2]
+    order = [*first, *short, *(name for name in others if name.startswith("tests/e2e/")), *others]
+    items.sort(key=lambda item: order.index(item.location[0]))

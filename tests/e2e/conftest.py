@@ -4,10 +4,14 @@ They run the wheel, installed in an environment of its own, on a project that ha
 ``images/``. Its store is kept in ``artifacts/e2e/store`` from one session to the next: what is
 built and tested there is cached by its key, so only a clean clone, or a change, costs all of it.
 Tests that change something work on copies.
+
+``make test`` has two workers (pytest-xdist): the long story of a site is told by one of them while
+the other does the rest. They share the store, and the first run; all else each has for itself.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,24 +34,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def e2e() -> Iterator[Path]:
-    """``artifacts/e2e``, for this session alone; nothing of ours may outlive the session."""
-    folder = harness.ROOT / "artifacts" / "e2e"
-    folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder / ".lock", what="the end-to-end tests of this checkout"):
-        yield folder
-        left = harness.settled(folder)
-        assert left == [], "left behind:\n" + "\n".join(left)
+def e2e() -> Path:
+    """``artifacts/e2e``, which all sessions of this checkout share."""
+    return harness.ROOT / "artifacts" / "e2e"
 
 
 @pytest.fixture(scope="session")
 def scratch(e2e: Path) -> Iterator[Path]:
-    """A folder beside the store, so that copies are links."""
-    folder = e2e / "scratch"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    yield folder
-    shutil.rmtree(folder)
+    """A folder beside the store, so that copies are links; for this worker of this session alone.
+
+    Nothing of ours may outlive the session.
+    """
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "only")
+    folder = e2e / f"scratch-{worker}"
+    with locked(e2e / f".{folder.name}.lock", what="the end-to-end tests of this checkout"):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        yield folder
+        left = harness.settled(folder)
+        assert left == [], "left behind:\n" + "\n".join(left)
+        shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="session")
@@ -67,11 +73,16 @@ def bench(e2e: Path, scratch: Path) -> Bench:
 @pytest.fixture(scope="session")
 def first_run(bench: Bench) -> Ended:
     """``recast run`` over all images: from nothing on a clean clone, else from what is there."""
-    ended = bench.run("run", code=None)
-    if ended.code:
-        # Later sessions would find the cause; this one has nothing to test.
-        pytest.fail(f"the first run failed, and nothing else can be tested\n{ended}", pytrace=False)
-    harness.prune(bench.store)
+    # Of two workers one does it, and the other finds it done.
+    with locked(bench.store.with_suffix(".lock"), what="the first run"):
+        ended = bench.run("run", code=None)
+        if ended.code:
+            # Later sessions would find the cause; this one has nothing to test.
+            why = f"the first run failed, and nothing else can be tested\n{ended}"
+            pytest.fail(why, pytrace=False)
+        harness.prune(bench.store)
+        left = harness.settled(bench.store)
+        assert left == [], "left behind:\n" + "\n".join(left)
     return ended
 
 

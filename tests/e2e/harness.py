@@ -123,9 +123,20 @@ class Bench:
     def copy(self, folder: Path) -> Bench:
         """The same project and store, to change: files are shared until one is replaced."""
         shutil.copytree(self.project, folder / "project", symlinks=True)
-        shutil.copytree(self.store, folder / "store", symlinks=True, copy_function=os.link)
-        shutil.rmtree(folder / "store" / "runs", ignore_errors=True)
+        shutil.copytree(
+            self.store, folder / "store", symlinks=True, ignore=self._own, copy_function=os.link
+        )
         return Bench(self.recast, folder / "project", folder / "store")
+
+    def _own(self, folder: str, names: Sequence[str]) -> set[str]:
+        """What a copy must not share: runs, locks, and what is being written just now."""
+        if Path(folder) == self.store:
+            return {"runs", "work"}
+        if Path(folder) == self.store / "cache":
+            return {"locks"}
+        if Path(folder).is_relative_to(self.store / "cache" / "agent"):
+            return {name for name in names if name.endswith(".lock")}
+        return {name for name in names if name.startswith(".")}
 
     def append(self, path: str, text: str) -> None:
         """Add *text* at the end of a file in the project."""

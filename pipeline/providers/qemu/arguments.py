@@ -52,7 +52,7 @@ class Hardware:
         accelerator: KVM or emulation.
         console: file that the serial console is appended to.
         memory: MiB.
-        cores: virtual processors.
+        cores: virtual processors where KVM runs them; an emulated machine has one.
         disk: a qcow2; None for a machine that only runs its firmware.
         bus: how the disk is attached.
         port: TCP port of the loopback that leads to the guest's port 22; 0 for a free one.
@@ -127,8 +127,8 @@ def command_line(machine: Hardware) -> list[str]:
         *("-no-user-config", "-nodefaults", "-display", "none"),
         # A 64-bit SMBIOS entry point has no limit that a few credentials could meet.
         *("-machine", "q35,smbios-entry-point-type=64"),
-        *_processor(machine.accelerator),
-        *("-smp", str(machine.cores), "-m", str(machine.memory)),
+        *_processor(machine.accelerator, machine.cores),
+        *("-m", str(machine.memory)),
         *("-drive", f"if=pflash,format=raw,readonly=on,file={_value(machine.firmware.code)}"),
         *("-drive", f"if=pflash,format=raw,file={_value(machine.firmware.variables)}"),
         *("-chardev", f"file,id=console,append=on,path={_value(machine.console)}"),
@@ -145,11 +145,14 @@ def command_line(machine: Hardware) -> list[str]:
     return argv
 
 
-def _processor(accelerator: Accelerator) -> list[str]:
+def _processor(accelerator: Accelerator, cores: int) -> list[str]:
     if accelerator == "kvm":
-        return ["-accel", "kvm", "-cpu", "host"]
-    # The default model boots fastest: each feature of a larger one is emulated too.
-    return ["-accel", "tcg,thread=multi"]
+        return ["-accel", "kvm", "-cpu", "host", "-smp", str(cores)]
+    # The default model boots fastest: each feature of a larger one is emulated too. One processor:
+    # QEMU forgets the translation of code before that code is overwritten, so a second processor
+    # can translate the old once more and keep it. Linux patches itself while it boots, and then
+    # dies of a breakpoint that is no longer there. It is rare, and no image's fault.
+    return ["-accel", "tcg", "-smp", "1"]
 
 
 def _network(port: int) -> list[str]:
