@@ -44,8 +44,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not hasattr(config, "workerinput"):
         return
     first = ["tests/e2e/test_site.py", "tests/e2e/test_provider_qemu.py"]
-    files = list(dict.fromkeys(item.location[0] for item in items))
-    others = [name for name in files if name not in first]
-    short = [name for name in others if name.startswith("tests/unit/")][:2]
-    order = [*first, *short, *(name for name in others if name.startswith("tests/e2e/")), *others]
-    items.sort(key=lambda item: order.index(item.location[0]))
+    # The file that runs it: a test of a contract's suite has its location in the suite's.
+    files = list(dict.fromkeys(item.nodeid.partition("::")[0] for item in items))
+    short = [name for name in files if name.startswith("tests/unit/")][:2]
+    long = [name for name in files if name.startswith("tests/e2e/")]
+    order = list(dict.fromkeys([*first, *short, *long, *files]))
+    items.sort(key=lambda item: order.index(item.nodeid.partition("::")[0]))
