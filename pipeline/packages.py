@@ -7,10 +7,12 @@ ours; python-debian's (GPL) does not.
 from __future__ import annotations
 
 import contextlib
+import re
 import tarfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from email.parser import HeaderParser
 from pathlib import Path
 from typing import IO, Literal
 
@@ -27,6 +29,8 @@ _STATUS = "var/lib/dpkg/status"
 _STATUS_FOLDER = "var/lib/dpkg/status.d/"  # one file per package: images without dpkg itself
 _OS_RELEASE = ("usr/lib/os-release", "etc/os-release")
 _NEEDED = ("package", "version", "architecture")
+# Where Python keeps what it knows of a library; Debian's own belong to packages.
+_LIBRARY = re.compile(r"(?!usr/lib/python3/dist-packages/).+\.dist-info/METADATA")
 
 
 class PackageChange(Record):
@@ -76,6 +80,13 @@ class PackageDiff(Record):
         return [*changed, *added, *removed]
 
 
+class Library(Record):
+    """A Python library that no package brought, by its normalised name."""
+
+    name: str
+    version: str
+
+
 @dataclass(frozen=True)
 class Inventory:
     """What a tree holds.
@@ -84,11 +95,13 @@ class Inventory:
         packages: the installed packages, sorted.
         distribution: os-release's ``ID``, such as ``debian``; empty when the tree has none.
         distribution_version: os-release's ``VERSION_ID``, such as ``13``; may be empty.
+        libraries: Python's, sorted: the agent's, and what elements installed with pip.
     """
 
     packages: tuple[Package, ...]
     distribution: str = ""
     distribution_version: str = ""
+    libraries: tuple[Library, ...] = ()
 
 
 def read_dpkg(status: str) -> tuple[Package, ...]:
@@ -119,10 +132,18 @@ class _Memo(Record):
     packages: tuple[Package, ...]
     distribution: str
     distribution_version: str
+    libraries: tuple[Library, ...]
+
+    @property
+    def inventory(self) -> Inventory:
+        """What was read."""
+        return Inventory(
+            self.packages, self.distribution, self.distribution_version, self.libraries
+        )
 
 
 def inspect(tar: Path) -> Inventory:
-    """Read the package database out of a tree, without unpacking the rest of it.
+    """Read what tells of packages and libraries out of a tree, without unpacking the rest of it.
 
     A tar is read once: the answer is kept beside it as long as size and time stay as they are.
 
@@ -137,7 +158,7 @@ def inspect(tar: Path) -> Inventory:
         info = tar.stat()
         known = _Memo.model_validate_json(memo.read_bytes())
         if (known.size, known.changed) == (info.st_size, info.st_mtime_ns):
-            return Inventory(known.packages, known.distribution, known.distribution_version)
+            return known.inventory
     found = _inspect(tar)
     with contextlib.suppress(OSError):
         kept = _Memo(size=tar.stat().st_size, changed=tar.stat().st_mtime_ns, **vars(found))
@@ -167,7 +188,14 @@ def _inspect(tar: Path) -> Inventory:
     about: dict[str, str] = {}
     for name in reversed(_OS_RELEASE):
         about.update(_os_release(texts.get(name, "")))
-    return Inventory(_sorted(found), about.get("ID", ""), about.get("VERSION_ID", ""))
+    told = (_library(text) for name, text in texts.items() if _LIBRARY.fullmatch(name))
+    libraries = {library for library in told if library is not None}
+    return Inventory(
+        _sorted(found),
+        about.get("ID", ""),
+        about.get("VERSION_ID", ""),
+        tuple(sorted(libraries, key=lambda each: (each.name, each.version))),
+    )
 
 
 def diff(old: Iterable[Package], new: Iterable[Package]) -> PackageDiff:
@@ -278,11 +306,20 @@ def _wanted(archive: tarfile.TarFile) -> dict[str, str]:
         status = name == _STATUS or (
             name.startswith(_STATUS_FOLDER) and not name.endswith(".md5sums")
         )
-        if member.isfile() and (status or name in _OS_RELEASE):
+        if member.isfile() and (status or name in _OS_RELEASE or _LIBRARY.fullmatch(name)):
             file: IO[bytes] | None = archive.extractfile(member)
             if file is not None:
                 texts[name] = file.read().decode(errors="replace")
     return texts
+
+
+def _library(metadata: str) -> Library | None:
+    """See the core metadata specification of Python's packaging; None for what is none of it."""
+    fields = HeaderParser().parsestr(metadata)
+    name, version = fields["Name"], fields["Version"]
+    if not name or not version:
+        return None
+    return Library(name=re.sub(r"[-_.]+", "-", name).lower(), version=version)
 
 
 def _os_release(text: str) -> dict[str, str]:

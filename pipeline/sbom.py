@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from cyclonedx.model.component import Component
     from packageurl import PackageURL
 
-    from pipeline.packages import Inventory
+    from pipeline.packages import Inventory, Library
 
 SUFFIX = ".cdx.json"
 """Ending of an SBOM's file name, after the release's name."""
@@ -30,8 +30,9 @@ _SOURCE = re.compile(r"(?P<name>\S+)(?:\s+\((?P<version>[^)]+)\))?")
 def render(release: Release, inventory: Inventory, committed: datetime) -> bytes:
     """The SBOM of *release* as CycloneDX JSON, in UTF-8.
 
-    The image is the root component, and depends on its distribution and every package; packages
-    carry package URLs with their source package, as vulnerability scanners expect them.
+    The image is the root component, and depends on its distribution, every package and every
+    Python library beside them; packages carry package URLs with their source package, as
+    vulnerability scanners expect them.
 
     Args:
         release: the manifest; its root hash and root part are recorded.
@@ -71,7 +72,11 @@ def _bom(release: Release, inventory: Inventory, committed: datetime) -> Bom:
     from cyclonedx.model.tool import ToolRepository
 
     image = _image(release)
-    parts = [_component(package, inventory) for package in inventory.packages]
+    parts = [
+        _component(package.name, package.version, purl(package, inventory))
+        for package in inventory.packages
+    ]
+    parts += [_component(each.name, each.version, _pypi(each)) for each in inventory.libraries]
     if inventory.distribution:
         parts.append(
             Component(
@@ -119,14 +124,19 @@ def _image(release: Release) -> Component:
     )
 
 
-def _component(package: Package, inventory: Inventory) -> Component:
+def _pypi(library: Library) -> PackageURL:
+    from packageurl import PackageURL
+
+    return PackageURL("pypi", None, library.name, library.version)
+
+
+def _component(name: str, version: str, url: PackageURL) -> Component:
     from cyclonedx.model.component import Component, ComponentType
 
-    url = purl(package, inventory)
     return Component(
         type=ComponentType.LIBRARY,
-        name=package.name,
-        version=package.version,
+        name=name,
+        version=version,
         purl=url,
         bom_ref=url.to_string(),
     )

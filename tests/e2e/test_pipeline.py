@@ -160,6 +160,7 @@ def test_its_bill_of_materials_lists_what_is_in_it(
     assert {"systemd", "openssh-server", "linux-image-amd64"} <= packages.keys()
     assert ("nginx-light" in packages) == (image == "edge-web")
     assert packages.items() <= listed.items()
+    assert {"tuf", "pydantic", "zstandard"} <= listed.keys(), "the agent's libraries"
 
 
 @pytest.mark.parametrize("image", IMAGES)

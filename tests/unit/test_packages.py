@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 
 from pipeline.errors import BuildError
 from pipeline.models.release import Package
-from pipeline.packages import PackageDiff, compare_versions, diff, from_tree, inspect, read_dpkg
+from pipeline.packages import (
+    Library,
+    PackageDiff,
+    compare_versions,
+    diff,
+    from_tree,
+    inspect,
+    read_dpkg,
+)
 from tests.fakes.trees import make_tree
 
 STATUS = """\
@@ -114,6 +122,24 @@ def test_a_trees_packages_and_distribution_are_read_out_of_its_tar(tmp_path: Pat
     assert found.packages == read_dpkg(STATUS)
     assert (found.distribution, found.distribution_version) == ("debian", "13")
     assert from_tree(tar) == found.packages
+
+
+def test_libraries_that_no_package_brought_are_found(tmp_path: Path) -> None:
+    folder, debians = "usr/lib/recast/agent", "usr/lib/python3/dist-packages"
+    tar = make_tree(
+        tmp_path / "tree.tar",
+        {
+            "./var/lib/dpkg/status": STATUS,
+            f"./{folder}/a-1.dist-info/METADATA": "Name: Zope.Inter_face\nVersion: 1.0\n\nName: x",
+            "./opt/venv/lib/a-1.dist-info/METADATA": "Name: zope-inter-face\nVersion: 1.0\n",
+            "./opt/other/a-2.dist-info/METADATA": "Name: zope-inter-face\nVersion: 2.0\n",
+            "./opt/other/b-1.dist-info/METADATA": "no metadata\n",
+            f"./{debians}/c-1.dist-info/METADATA": "Name: c\nVersion: 1.0\n",
+        },
+    )
+    expected = tuple(Library(name="zope-inter-face", version=each) for each in ("1.0", "2.0"))
+    assert inspect(tar).libraries == expected
+    assert inspect(tar).libraries == expected, "the second time, from what is kept beside it"
 
 
 def test_packages_described_in_files_of_their_own_are_found(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.models.release import Package, Part
-from pipeline.packages import Inventory
+from pipeline.packages import Inventory, Library
 from pipeline.sbom import purl, render
 from tests.fakes.stored import BASE, MOMENT, make_release
 
@@ -82,6 +83,13 @@ def test_every_package_is_there_with_its_package_url_and_the_distribution_too() 
     ]
     graph = {entry["ref"]: entry.get("dependsOn", []) for entry in data["dependencies"]}
     assert len(graph[make_release().name]) == 4
+
+
+def test_a_library_that_no_package_brought_is_there_too() -> None:
+    inventory = replace(DEBIAN, libraries=(Library(name="tuf", version="7.0.0"),))
+    data = json.loads(render(make_release(), inventory, MOMENT))
+    assert "pkg:pypi/tuf@7.0.0" in {each.get("purl") for each in data["components"]}
+    assert errors(render(make_release(), inventory, MOMENT)) == []
 
 
 def test_odd_characters_survive_in_a_package_url() -> None:
