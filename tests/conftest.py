@@ -43,7 +43,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """
     if not hasattr(config, "workerinput"):
         return
-    first = ["tests/e2e/test_site.py", "tests/e2e/test_provider_qemu.py"]
+    first = ["tests/e2e/test_site.py", "tests/e2e/test_site_fallback.py"]
     # The file that runs it: a test of a contract's suite has its location in the suite's.
     files = list(dict.fromkeys(item.nodeid.partition("::")[0] for item in items))
     short = [name for name in files if name.startswith("tests/unit/")][:2]

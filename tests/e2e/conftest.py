@@ -12,15 +12,20 @@ the other does the rest. They share the store, and the first run; all else each 
 from __future__ import annotations
 
 import os
+import random
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pipeline.files import locked
+from pipeline.models.release import Release
 from tests.e2e import harness
 from tests.e2e.harness import Bench, Ended
+from tests.e2e.site import CHANNELS, Site, publish
+from tests.e2e.site import site as following
 
 collect_ignore = ["images"]  # tests of images run on a machine
 
@@ -100,3 +105,41 @@ def copy(bench: Bench, first_run: Ended, scratch: Path, tmp_path: Path) -> Itera
 def built_disk(bench: Bench, first_run: Ended) -> Path:
     """A disk that boots: edge-base's."""
     return bench.part("edge-base", "disk")
+
+
+# --- a machine at a site: for each module one, with a store of its own --------------------------
+
+
+@pytest.fixture(scope="module")
+def own(bench: Bench, first_run: Ended, scratch: Path) -> Iterator[Bench]:
+    """The project, with a store of its own and one channel."""
+    folder = scratch / "site"
+    folder.mkdir()
+    copy = bench.copy(folder)
+    (copy.project / "images" / "channels.yaml").write_text(CHANNELS)
+    copy.run("init")
+    yield copy
+    assert harness.settled(folder) == []
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def first(own: Bench) -> Release:
+    """What the machine was installed with; the channel has it."""
+    own.commit("One channel for all")
+    return publish(own)
+
+
+@pytest.fixture(scope="module")
+def site(own: Bench, first: Release, scratch: Path) -> Iterator[Site]:
+    """The machine."""
+    with following(own, scratch / "site", first, tries="1") as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def chance() -> random.Random:
+    """Told, so that what happened can be made to happen again: RECAST_SEED."""
+    seed = int(os.environ.get("RECAST_SEED", time.time_ns() % 10**6))
+    print(f"RECAST_SEED={seed}")
+    return random.Random(seed)

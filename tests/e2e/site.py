@@ -11,7 +11,7 @@ import io
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,9 @@ IMAGE = "edge-web"
 CHANNEL = "stable"
 _LIMIT = 900.0  # seconds; for whatever a machine does between two reports, on a busy host
 _DISK = 6 << 30
+
+_UNITS = "images/elements/nginx-site/nginx-site/usr/lib/systemd/system"
+_HOOK = "images/elements/nginx-site/post-install.d/71-nginx-site"
 
 CHANNELS = f"""\
 channels:
@@ -88,6 +91,24 @@ class Site:
                 if time.monotonic() > end:
                     raise AssertionError(f"no login: {error}\n{self.tail()}") from error
                 time.sleep(1.0)
+
+    def boots(self, release: Release) -> None:
+        """Wait until *release* has booted, by logging in.
+
+        A machine without its data partition is another one after each boot: its host key is new,
+        and so is the one that it signs reports with.
+        """
+        end = time.monotonic() + _LIMIT
+        while True:
+            target = self.machine.ssh_config()
+            target.known_hosts.unlink(missing_ok=True)
+            with suppress(command.CommandError, command.CommandTimeout):
+                words = ssh.run(target, ["cat", "/proc/cmdline"], timeout=120.0, shared=False)
+                if release.root_hash in words:
+                    break
+            assert time.monotonic() < end, f"{release.name} does not run\n{self.tail()}"
+            time.sleep(5.0)
+        self.shell("systemctl is-system-running --wait || true", timeout=_LIMIT)
 
     def poke(self) -> None:
         """Have the agent look now."""
@@ -157,15 +178,19 @@ class Site:
         return "\n".join(self.console.read_text(errors="replace").splitlines()[-60:])
 
 
-def publish(bench: Bench, message: str, *, build: bool = True) -> Release:
-    """Put what the project is now into the channel.
+def make(bench: Bench, message: str) -> Release:
+    """Commit what the project is now, and build its image."""
+    bench.commit(message)
+    bench.run("build", IMAGE)
+    return bench.release(IMAGE)
+
+
+def publish(bench: Bench) -> Release:
+    """Put the newest release into the channel.
 
     That its image passes its tests in a VM is what other tests are about: here the verdict is
     written as a tester would.
     """
-    bench.commit(message)
-    if build:
-        bench.run("build", IMAGE)
     stored = bench.newest(IMAGE)
     release = stored.release
     verdict = TestVerdict(
@@ -182,6 +207,12 @@ def publish(bench: Bench, message: str, *, build: bool = True) -> Release:
     write_atomically(verdict_path(stored.folder, release.name, "qemu"), verdict.model_dump_json())
     bench.run("publish", f"{IMAGE}@{release.version}")
     return release
+
+
+def add_unit(bench: Bench, name: str, target: str, text: str) -> None:
+    """Have the site's element start a unit of *text* with *target*."""
+    (bench.project / _UNITS / name).write_text(text)
+    bench.append(_HOOK, f"systemctl add-wants {target} {name}\n")
 
 
 def published(bench: Bench) -> Path:
