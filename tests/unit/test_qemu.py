@@ -51,7 +51,7 @@ def test_ssh_is_reachable_from_this_host_alone_on_a_port_that_the_kernel_chooses
 
 def test_emulation_uses_the_default_processor_and_kvm_the_hosts() -> None:
     assert "-cpu" not in argv(accelerator="tcg")
-    assert after(argv(accelerator="tcg"), "-accel") == ["tcg"]
+    assert after(argv(accelerator="tcg"), "-accel") == ["tcg,tb-size=64"]
 
 
 def test_an_emulated_machine_has_one_processor() -> None:
