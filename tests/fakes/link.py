@@ -23,6 +23,8 @@ class Link:
         up: connections are cut, and new ones refused, while it is not.
         rate: bytes per second towards the site, all connections together; 0 for no limit.
         cut_after: a connection is cut after so many bytes, once; None never.
+        cut_every: one is cut after so many bytes, again and again; 0 never.
+        cuts: how often one was.
         damage: chance that a piece of 4 KiB has one bit flipped.
         loss: chance that a piece waits, as one that is sent again.
         wait: seconds that it waits.
@@ -35,6 +37,8 @@ class Link:
     up: bool = True
     rate: float = 0.0
     cut_after: int | None = None
+    cut_every: int = 0
+    cuts: int = 0
     damage: float = 0.0
     loss: float = 0.0
     wait: float = 1.0
@@ -115,10 +119,13 @@ class Link:
         """What becomes of a piece on its way to the site."""
         with self._lock:
             self.passed += len(piece)
+            if self.cut_after is None and self.cut_every:
+                self.cut_after = self.cut_every
             if self.cut_after is not None:
                 self.cut_after -= len(piece)
                 if self.cut_after <= 0:
                     self.cut_after = None
+                    self.cuts += 1
                     raise OSError("the link is cut")
             lost, damaged = self.random.random() < self.loss, self.random.random() < self.damage
             wait = self.wait if lost else 0.0

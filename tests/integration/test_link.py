@@ -172,21 +172,12 @@ def test_a_link_that_is_cut_again_and_again_brings_all_in_one_go(world: World) -
     """Frames are large: on a link that comes and goes, each would else begin anew for ever."""
     target = Place(b"", SIZE)
     impatient = Limits(patience=Patience(1, 0.01, 0.1))
-    cuts = 0
     with linked(world) as (link, _):
-
-        def heard(*_: int) -> None:
-            nonlocal cuts
-            if link.cut_after is None:
-                cuts += 1
-                link.cut_after = 200_000
-
-        heard()
+        link.cut_every = 200_000
         with HttpStore(f"http://127.0.0.1:{link.own_port}", impatient) as store:
-            source = WholeSource(store)
-            filled = source.fill(world.release, "root", target, [], progress=heard)
+            filled = WholeSource(store).fill(world.release, "root", target, [])
     assert bytes(target.data) == world.data
-    assert cuts > 3
+    assert link.cuts > 3
     assert filled.downloaded == world.stored + (world.folder / world.index).stat().st_size
 
 
