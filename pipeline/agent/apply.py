@@ -34,6 +34,27 @@ _PIECE = 1 << 20
 
 
 @dataclass(frozen=True)
+class _RootSeed:
+    """The running root."""
+
+    part: Part
+    root_hash: str
+
+    @property
+    def size(self) -> int:
+        """Bytes of its slot."""
+        return self.part.size
+
+    def read(self, offset: int, size: int) -> bytes:
+        """See :meth:`pipeline.transfer.base.Readable.read`."""
+        return self.part.read(offset, size)
+
+    def identity(self) -> str:
+        """Its root hash."""
+        return self.root_hash
+
+
+@dataclass(frozen=True)
 class _UkiSeed:
     """A file of the ESP, to be read."""
 
@@ -41,8 +62,15 @@ class _UkiSeed:
     path: str
     size: int
 
+    def identity(self) -> str:
+        """Its SHA-256; empty if it cannot be read."""
+        try:
+            return _digest(self.esp, self.path, self.size)
+        except HostError:
+            return ""
+
     def read(self, offset: int, size: int) -> bytes:
-        """See :meth:`pipeline.transfer.base.Seed.read`."""
+        """See :meth:`pipeline.transfer.base.Readable.read`."""
         data = bytearray()
         while len(data) < size:
             piece = self.esp.read(self.path, offset + len(data), size - len(data))
@@ -147,7 +175,8 @@ class Application:
         follower = Follower(recipe, target, tree, stop=self._stop, active=self._slots.overlap)
         self._drop_follower()
         self._follower = follower
-        seed = layout.root.on(self._slots.disk)
+        part = layout.root.on(self._slots.disk)
+        seed = _RootSeed(part, self._slots.running.root_hash)
         with self._reporting("written", recipe.size) as hear:
             filled = self._source.fill(
                 release, "root", follower, [seed], progress=hear, stop=self._stop
@@ -292,18 +321,13 @@ class Application:
         return [_UkiSeed(esp, uki, size) for uki, size in sizes.items() if size]
 
     def _is_staged(self, release: PublishedRelease, path: str) -> bool:
-        import hashlib
-
         esp, part = self._slots.esp, release.parts["uki"]
         if esp.size(path) != part.size:
             return False
-        hasher = hashlib.sha256()
         try:
-            for at in range(0, part.size, _PIECE):
-                hasher.update(esp.read(path, at, _PIECE))
+            return _digest(esp, path, part.size) == part.digest
         except HostError:  # a cut can leave a name that leads nowhere
             return False
-        return hasher.hexdigest() == part.digest
 
     def _hash(self, recipe: verity.Recipe, data: Part, emit: verity.Emit) -> str:
         done = 0
@@ -339,6 +363,15 @@ class Application:
 def _recipe(release: PublishedRelease) -> verity.Recipe:
     root = release.parts["root"]
     return verity.Recipe.of_content(root.size, root.digest)
+
+
+def _digest(esp: Esp, path: str, size: int) -> str:
+    import hashlib
+
+    hasher = hashlib.sha256()
+    for at in range(0, size, _PIECE):
+        hasher.update(esp.read(path, at, _PIECE))
+    return hasher.hexdigest()
 
 
 def _to_nobody(_offset: int, _data: bytes) -> None:

@@ -82,7 +82,7 @@ class FileDisk:
         return self._size
 
     def read(self, offset: int, size: int) -> bytes:
-        """Exactly *size* bytes; see :class:`pipeline.transfer.base.Seed`."""
+        """Exactly *size* bytes; see :class:`pipeline.transfer.base.Readable`."""
         with self._told("read", offset):
             data = os.pread(self._handle, size, offset)
             if len(data) < size:

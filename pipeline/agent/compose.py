@@ -142,10 +142,10 @@ def open_stores(site: Site, root: bytes, folder: Path) -> Stores:
     """
     from pipeline import digest
     from pipeline.agent.upstream import Stores
-    from pipeline.transfer.whole import WholeSource
+    from pipeline.transfer.source import StoreSource
 
     remembered = folder / digest.of_bytes(root)[:_DIGITS]
-    return Stores([open_reader(url) for url in site.store], root, remembered, WholeSource)
+    return Stores([open_reader(url) for url in site.store], root, remembered, StoreSource)
 
 
 def open_reader(url: str) -> Reader:

@@ -115,7 +115,8 @@ def install(
     from pipeline.agent.progress import Progress
     from pipeline.agent.target import open_target
     from pipeline.agent.upstream import Stores
-    from pipeline.agent.writing import StoreSource, require_disk, write_disk
+    from pipeline.agent.writing import require_disk, write_disk
+    from pipeline.transfer.source import StoreSource
 
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="recast-") as folder:

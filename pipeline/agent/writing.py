@@ -13,10 +13,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from pipeline.errors import DigestError, HostError
-from pipeline.store.base import Reader
 from pipeline.transfer.base import Filled, Target
 from pipeline.transfer.fetch import read_object
-from pipeline.transfer.whole import WholeSource
+from pipeline.transfer.source import StoreSource
 
 if TYPE_CHECKING:
     from pipeline.agent.blocks import Disk
@@ -33,14 +32,6 @@ _PIECE = 1 << 20
 _BLOCK = 64 << 10  # what is compared before it is written
 _UNSYNCED = 64 << 20
 _ZEROS = bytes(_PIECE)
-
-
-class StoreSource(WholeSource):
-    """A source of parts that tells which store it reads."""
-
-    def __init__(self, store: Reader) -> None:
-        super().__init__(store)
-        self.store = store
 
 
 class Headless:

@@ -1,9 +1,9 @@
 """Make files ready for a store: read once, verified against their digest, and compressed.
 
-A compressed object is a row of zstandard frames, each of 8 MiB of the file: they are made side by
+A compressed object is a row of zstandard frames, each of a MiB of the file: they are made side by
 side, and the same bytes give the same object with one version of zstandard, however many cores a
-machine has. Where machines fetch a part, an index of its frames is made beside it
-(:mod:`pipeline.transfer.frames`).
+machine has. Where machines fetch a part, a table of these segments is made beside it
+(:mod:`pipeline.transfer.segments`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import IO, TYPE_CHECKING
 from pipeline.errors import BuildError
 from pipeline.files import explained
 from pipeline.models.pointer import StoredObject
-from pipeline.transfer.frames import FRAME, write_index
+from pipeline.transfer.segments import SEGMENT, digest_of, write_table
 
 if TYPE_CHECKING:
     from pipeline.channels.meter import Meter
@@ -31,7 +31,7 @@ LEVEL = 3
 
 _THREADS = min(8, os.cpu_count() or 1)  # each has some 20 MiB of buffers
 _WORTH = 0.97  # larger than this share of the bytes, and reading them back costs more than it saves
-_SAMPLE = 2  # frames after which what does not get smaller is no longer tried
+_SAMPLE = 16  # frames after which what does not get smaller is no longer tried
 
 
 @dataclass(frozen=True)
@@ -42,14 +42,14 @@ class Piece:
         path: the file.
         offset, size: which of its bytes.
         digest: of these bytes; empty if that is not known beforehand.
-        indexed: is an index of its frames wanted? There is none for a single frame.
+        tabled: is a table of its segments wanted? There is none for a single one.
     """
 
     path: Path
     offset: int
     size: int
     digest: str = ""
-    indexed: bool = False
+    tabled: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,12 @@ class Packed:
     Attributes:
         stored: what it will be in the store.
         source: the file with just these bytes.
-        index: of its frames; empty if there is none.
+        table: of its segments; empty if there is none.
     """
 
     stored: StoredObject
     source: Path
-    index: bytes = b""
+    table: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class _Frame:
 
     Attributes:
         data: its bytes, compressed.
-        digest: SHA-256 of its own bytes; empty if nobody wants it.
+        digest: of its own bytes; empty if nobody wants it.
     """
 
     data: bytes | None
@@ -94,15 +94,15 @@ class _Made:
     stored: StoredObject | None
     frames: tuple[tuple[int, bytes], ...]
 
-    def index(self, piece: Piece) -> bytes:
-        """That of the frames, as they are stored."""
-        if not piece.indexed or piece.size <= FRAME:
+    def table(self, piece: Piece) -> bytes:
+        """That of the segments, as they are stored."""
+        if not piece.tabled or piece.size <= SEGMENT:
             return b""
         if self.stored is not None:
-            return write_index(piece.size, self.frames, FRAME)
-        sizes = (min(FRAME, piece.size - at) for at in range(0, piece.size, FRAME))
+            return write_table(piece.size, self.frames)
+        sizes = (min(SEGMENT, piece.size - at) for at in range(0, piece.size, SEGMENT))
         plain = [(size, digest) for size, (_, digest) in zip(sizes, self.frames, strict=True)]
-        return write_index(piece.size, plain, FRAME)
+        return write_table(piece.size, plain)
 
 
 def pack(piece: Piece, scratch: Path, meter: Meter, stop: Stop, level: int = LEVEL) -> Packed:
@@ -125,17 +125,17 @@ def pack(piece: Piece, scratch: Path, meter: Meter, stop: Stop, level: int = LEV
         made = _compress(piece, target, meter, stop, level)
     if piece.digest and made.digest != piece.digest:
         raise damaged(piece.path, made.digest, piece.digest)
-    index = made.index(piece)
+    table = made.table(piece)
     if made.stored is not None:
-        return Packed(made.stored, scratch, index)
+        return Packed(made.stored, scratch, table)
     plain = StoredObject(digest=made.digest, size=piece.size)
     if whole:
         scratch.unlink()
-        return Packed(plain, piece.path, index)
+        return Packed(plain, piece.path, table)
     with explained(scratch), scratch.open("wb") as target:
         for block in _blocks(piece, stop):
             target.write(block)
-    return Packed(plain, scratch, index)
+    return Packed(plain, scratch, table)
 
 
 def damaged(path: Path, found: str, expected: str) -> BuildError:
@@ -165,13 +165,13 @@ def _compress(piece: Piece, target: IO[bytes], meter: Meter, stop: Stop, level: 
             size += len(data)
             frames.append((len(data), frame.digest))
             if len(frames) == _SAMPLE:
-                worth = size < _WORTH * _SAMPLE * FRAME
+                worth = size < _WORTH * _SAMPLE * SEGMENT
 
     with ThreadPoolExecutor(max_workers=_THREADS) as pool:
         for block in _blocks(piece, stop):
-            if worth or piece.indexed:
+            if worth or piece.tabled:
                 tried = level if worth else None
-                making.append(pool.submit(_frame, block, tried, digested=piece.indexed))
+                making.append(pool.submit(_frame, block, tried, digested=piece.tabled))
             raw.update(block)
             meter.add(len(block))
             keep(_THREADS)
@@ -186,7 +186,7 @@ def _frame(block: bytes, level: int | None, *, digested: bool) -> _Frame:
     import zstandard
 
     data = None if level is None else zstandard.ZstdCompressor(level=level).compress(block)
-    return _Frame(data, hashlib.sha256(block).digest() if digested else b"")
+    return _Frame(data, digest_of(block) if digested else b"")
 
 
 def _blocks(piece: Piece, stop: Stop) -> Iterator[bytes]:
@@ -196,7 +196,7 @@ def _blocks(piece: Piece, stop: Stop) -> Iterator[bytes]:
             left = piece.size
             while left:
                 stop.check()
-                block = file.read(min(FRAME, left))
+                block = file.read(min(SEGMENT, left))
                 if not block:
                     raise _cut(piece.path)
                 left -= len(block)

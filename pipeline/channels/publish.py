@@ -45,7 +45,7 @@ IN_DISK = ("uki", "root", "verity")
 """Parts that the disk holds once more, in its order."""
 
 FETCHED = ("root", "uki")
-"""Parts that machines fetch: frame by frame, each of which an index names."""
+"""Parts that machines fetch: segment by segment, each of which a table names."""
 
 JOBS = 4
 GRACE = 7 * 86400.0
@@ -247,7 +247,7 @@ class _Publisher:
         meter = Meter("reading", sum(sizes), self.progress)
         runs: list[Run] = []
         packed: dict[str, Packed] = {}
-        indexes: dict[str, StoredObject] = {}
+        tables: dict[str, StoredObject] = {}
 
         def look_into(role: str) -> None:
             if disk is not None and role == "disk":
@@ -256,8 +256,8 @@ class _Publisher:
                 fetched = role in FETCHED
                 piece = Piece(whole[role], 0, parts[role].size, parts[role].digest, fetched)
                 packed[role] = self._pack(role, piece, meter)
-                if index := packed[role].index:
-                    indexes[role] = self.uploads.add_bytes(index)
+                if table := packed[role].table:
+                    tables[role] = self.uploads.add_bytes(table)
 
         roles = [*whole, *(["disk"] if disk else [])]
         roles.sort(key=lambda role: -parts[role].size)  # what takes longest first
@@ -268,7 +268,7 @@ class _Publisher:
                 digest=parts[role].digest,
                 size=parts[role].size,
                 stored=packed[role].stored,
-                frames=indexes.get(role),
+                segments=tables.get(role),
             )
             for role in whole
         }

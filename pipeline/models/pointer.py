@@ -45,6 +45,40 @@ class Extent(Record):
     stored: StoredObject | None = None
 
 
+class Delta(Record):
+    """What of a part is new, for whoever has that part of a certain earlier release.
+
+    Attributes:
+        base: identity of the part that it starts from, see :meth:`PublishedRelease.identity`.
+        version: of the release that *base* is of; for people.
+        index: says where each block comes from, see :mod:`pipeline.transfer.deltas`.
+        stored: the bytes that are new; None if nothing is.
+    """
+
+    base: Sha256
+    version: Version
+    index: StoredObject
+    stored: StoredObject | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes that a machine downloads."""
+        return self.index.size + (self.stored.size if self.stored else 0)
+
+
+class Chunks(Record):
+    """A part as content-named pieces, for whoever has something like it.
+
+    Attributes:
+        index: names all pieces, see :mod:`pipeline.transfer.chunks`.
+        pack: holds the pieces that earlier releases do not have; None if there is none. All
+            others are taken from what the part is stored in.
+    """
+
+    index: StoredObject
+    pack: StoredObject | None = None
+
+
 class PublishedPart(Record):
     """One file of a published release.
 
@@ -56,17 +90,29 @@ class PublishedPart(Record):
     size: int = Field(ge=0, description="Bytes of the file itself.")
     stored: StoredObject | None = None
     extents: tuple[Extent, ...] | None = None
-    frames: StoredObject | None = Field(
+    segments: StoredObject | None = Field(
         default=None,
-        description="The index of the frames that `stored` consists of, see "
-        "pipeline.transfer.frames; none where one frame is all, and in older releases.",
+        description="The table of the segments that it consists of, see "
+        "pipeline.transfer.segments; none where one segment is all.",
     )
+    chunks: Chunks | None = None
+    deltas: tuple[Delta, ...] = ()
+
+    @property
+    def whole(self) -> tuple[StoredObject, ...]:
+        """What somebody reads who has nothing of it; nothing of what it takes from other parts."""
+        found = (self.stored, self.segments, *(extent.stored for extent in self.extents or ()))
+        return tuple(each for each in found if each is not None)
 
     @property
     def objects(self) -> tuple[StoredObject, ...]:
-        """What it is stored in; nothing of what it takes from other parts."""
-        found = (self.stored, self.frames, *(extent.stored for extent in self.extents or ()))
-        return tuple(each for each in found if each is not None)
+        """All that it is stored in, one way or another."""
+        found = list(self.whole)
+        if self.chunks is not None:
+            found += (self.chunks.index, *([self.chunks.pack] if self.chunks.pack else []))
+        for delta in self.deltas:
+            found += (delta.index, *([delta.stored] if delta.stored else []))
+        return tuple(found)
 
 
 class Evidence(Record):
@@ -115,10 +161,14 @@ class PublishedRelease(Record):
         """Bytes that a machine stores of it: root, verity and boot file."""
         return sum(self.parts[r].size for r in ("root", "verity", "uki") if r in self.parts)
 
+    def identity(self, role: str) -> str:
+        """What names the bytes of a part: the root hash of the root, else their digest."""
+        return self.root_hash if role == "root" else self.parts[role].digest
+
     @property
     def download_size(self) -> int:
         """Bytes that a site downloads of it at most: root and boot file, as they are stored."""
-        found = (self.parts[role].objects for role in ("root", "uki") if role in self.parts)
+        found = (self.parts[role].whole for role in ("root", "uki") if role in self.parts)
         return sum(stored.size for objects in found for stored in objects)
 
 

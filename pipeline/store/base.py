@@ -99,11 +99,12 @@ class Reader(Protocol):
         An empty *etag* matches nothing. Raises what :meth:`get` raises.
         """
 
-    def stream(self, key: str, *, start: int = 0) -> Iterator[bytes]:
+    def stream(self, key: str, *, start: int = 0, size: int | None = None) -> Iterator[bytes]:
         """The bytes of an object from byte *start* on, in pieces of at most 1 MiB.
 
-        From its end on there is nothing. A connection that is cut is taken up again where it
-        stood, a few times. Errors come with the first piece at the earliest.
+        At most *size* of them, if that is given; from the object's end on there is nothing. A
+        connection that is cut is taken up again where it stood, a few times. Errors come with the
+        first piece at the earliest.
 
         Raises:
             ChangedError: the object became another one meanwhile.

@@ -115,11 +115,11 @@ class HttpStore:
 
         return self._patiently(key, once)
 
-    def stream(self, key: str, *, start: int = 0) -> Iterator[bytes]:
+    def stream(self, key: str, *, start: int = 0, size: int | None = None) -> Iterator[bytes]:
         """See :meth:`pipeline.store.base.Reader.stream`."""
-        place = _Place(start)
+        place = _Place(start, end=None if size is None else start + size)
         failures, begin = 0, start
-        while True:
+        while not place.reached:
             try:
                 yield from self._pieces(key, place)
                 return
@@ -240,11 +240,13 @@ class HttpStore:
             if skip is None:
                 return
             for piece in _body(answer):
-                wanted = piece[skip:]
-                skip -= len(piece) - len(wanted)
+                wanted = place.within(piece[skip:])
+                skip = max(0, skip - len(piece))
                 if wanted:
                     place.at += len(wanted)
                     yield wanted
+                if place.reached:
+                    return
         if place.total is not None and place.at < place.total:
             raise Again("the connection was cut")
 
@@ -283,19 +285,30 @@ class _Place:
 
     Attributes:
         at: the next byte that is wanted.
+        end: the first byte that is not wanted any more; None: the object's end.
         etag: the object's, once an answer came.
         total: its size, once an answer told it.
     """
 
     at: int
+    end: int | None = None
     etag: str | None = None
     total: int | None = None
 
+    @property
+    def reached(self) -> bool:
+        """Has all come that is wanted?"""
+        return self.end is not None and self.at >= self.end
+
+    def within(self, piece: bytes) -> bytes:
+        """What of *piece*, which begins at ``at``, is wanted."""
+        return piece if self.end is None else piece[: max(0, self.end - self.at)]
+
     def headers(self) -> dict[str, str]:
         """What asks for the rest, or for all if it is not the same object any more."""
-        if self.at == 0:
+        if self.at == 0 and self.end is None:
             return {}
-        headers = {"Range": f"bytes={self.at}-"}
+        headers = {"Range": f"bytes={self.at}-{'' if self.end is None else self.end - 1}"}
         if self.etag and self.etag.startswith('"'):  # a weak one is not allowed here
             headers["If-Range"] = self.etag
         return headers

@@ -92,12 +92,14 @@ class LocalStore:
         with file:
             return None if info.etag == etag else (self._whole(file, info, limit), info.etag)
 
-    def stream(self, key: str, *, start: int = 0) -> Iterator[bytes]:
+    def stream(self, key: str, *, start: int = 0, size: int | None = None) -> Iterator[bytes]:
         """See :meth:`pipeline.store.base.Reader.stream`."""
         file, _ = self.open(key)
         with file:
             file.seek(start)
-            while piece := self._read(file, _PIECE):
+            left = size
+            while piece := self._read(file, _PIECE if left is None else min(_PIECE, left)):
+                left = None if left is None else left - len(piece)
                 yield piece
 
     def find(self, key: str) -> Info | None:

@@ -48,7 +48,7 @@ class FirstOf:
         """
         return self._ask(lambda mirror: mirror.get_changed(key, etag, limit=limit))
 
-    def stream(self, key: str, *, start: int = 0) -> Iterator[bytes]:
+    def stream(self, key: str, *, start: int = 0, size: int | None = None) -> Iterator[bytes]:
         """See :meth:`pipeline.store.base.Reader.stream`.
 
         Where one mirror stops, the next one goes on: for objects that are named by their digest.
@@ -57,7 +57,8 @@ class FirstOf:
         failures: list[RecastError] = []
         for number in self._order():
             try:
-                for piece in self._mirrors[number].stream(key, start=at):
+                left = None if size is None else start + size - at
+                for piece in self._mirrors[number].stream(key, start=at, size=left):
                     at += len(piece)
                     yield piece
                 self._first = number

@@ -183,9 +183,9 @@ class S3Store:
         """See :meth:`pipeline.store.base.Reader.get_changed`."""
         return read_changed(self, check_key(key), etag, limit)
 
-    def stream(self, key: str, *, start: int = 0) -> Iterator[bytes]:
+    def stream(self, key: str, *, start: int = 0, size: int | None = None) -> Iterator[bytes]:
         """See :meth:`pipeline.store.base.Reader.stream`."""
-        return read_stream(self, check_key(key), start)
+        return read_stream(self, check_key(key), start, size)
 
     def find(self, key: str) -> Info | None:
         """See :meth:`pipeline.store.base.Reader.find`."""

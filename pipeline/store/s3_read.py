@@ -58,13 +58,16 @@ def read_changed(calls: Calls, key: str, etag: str, limit: int) -> tuple[bytes, 
     raise broken_off(calls.place, key, why)
 
 
-def read_stream(calls: Calls, key: str, start: int) -> Iterator[bytes]:
+def read_stream(calls: Calls, key: str, start: int, size: int | None = None) -> Iterator[bytes]:
     """See :meth:`pipeline.store.base.Reader.stream`."""
     at, failures, why = start, 0, ""
+    last = "" if size is None else str(start + size - 1)
+    if size == 0:
+        return
     condition: dict[str, str] = {}
     while failures < TRIES:
         pause(failures)
-        wanted = {"Range": f"bytes={at}-"} if at else {}
+        wanted = {"Range": f"bytes={at}-{last}"} if at or last else {}
         try:
             answer = calls.call("get_object", key, may=(404, 412, 416), **wanted, **condition)
         except Said as said:
@@ -76,7 +79,7 @@ def read_stream(calls: Calls, key: str, start: int) -> Iterator[bytes]:
                     hint="Try again.",
                 ) from None
             raise MissingError(key, calls.url) from None
-        if at and answer["ResponseMetadata"]["HTTPStatusCode"] != 206:
+        if wanted and answer["ResponseMetadata"]["HTTPStatusCode"] != 206:
             answer["Body"].close()
             raise broken_off(calls.place, key, "it ignores from where on it was asked")
         condition = {"IfMatch": answer["ETag"]}

@@ -18,8 +18,8 @@ Progress = Callable[[int, int], None]
 """Hears how many bytes of a part are right now, and how many of these were downloaded."""
 
 
-class Seed(Protocol):
-    """Bytes that lie on this machine, and may be those that are wanted. Never believed."""
+class Readable(Protocol):
+    """Bytes that lie on this machine."""
 
     @property
     def size(self) -> int:
@@ -33,7 +33,17 @@ class Seed(Protocol):
         """
 
 
-class Target(Seed, Protocol):
+class Seed(Readable, Protocol):
+    """Bytes that may be some of those that are wanted. Never believed."""
+
+    def identity(self) -> str:
+        """Of the part that they are, see :meth:`pipeline.models.pointer.PublishedRelease.identity`.
+
+        Empty if nobody knows.
+        """
+
+
+class Target(Readable, Protocol):
     """Where a part is to be put together; may hold some of it from an earlier try."""
 
     def write(self, offset: int, data: bytes) -> None:
@@ -60,11 +70,13 @@ class Filled:
         downloaded: as they came over the link.
         reused: of the part, found on this machine.
         written: to the target; what was right already was not written again.
+        how: by which ways it came, what each took, and what the others would have cost.
     """
 
     downloaded: int = 0
     reused: int = 0
     written: int = 0
+    how: str = ""
 
 
 class Source(Protocol):
@@ -84,7 +96,7 @@ class Source(Protocol):
 
         Nothing that came from outside is written before it was held against a signed digest.
         What an earlier call left in *target* is used again: after a cut nothing that is right
-        there is downloaded twice. Needs less than 40 MiB of memory for any size.
+        there is downloaded twice. Needs less than 32 MiB of memory for roots of a GiB or two.
 
         Args:
             release: whose part, as signed metadata describes it.

@@ -1,53 +1,127 @@
-"""Single frames out of a stored object, in as few requests as their places allow."""
+"""Some ranges of stored objects, in few requests, and every byte of them counted."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, cast
+import hashlib
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING
 
-from pipeline.errors import NetworkError
-from pipeline.transfer.frames import FRAME, Frame
+from pipeline.errors import NetworkError, TrustError
+from pipeline.store.base import ChangedError, object_key
+from pipeline.transfer.packed import WrongError, unpack
 
 if TYPE_CHECKING:
-    from typing import IO
-
     from pipeline.command import Stop
+    from pipeline.models.pointer import StoredObject
     from pipeline.store.base import Reader
 
-_WINDOW = FRAME  # the most memory that a frame may ask of a reader
-_PIECE = 1 << 20
+MOST_REQUESTS = 24
+"""For all ranges of an object; a machine fetches few objects at a time."""
+
+_GAP = 16 << 10  # bytes that come sooner than the answer to another request would begin
+_TRIES = 3  # for a small object
 _PROGRESS = 64 << 10  # bytes after which a store that failed is asked for the rest
 
+Range = tuple[int, int]
+"""The first byte, and the one after the last."""
 
-class WrongError(Exception):
-    """The bytes that came cannot be those of a frame; says why."""
+
+def join(ranges: Sequence[Range], most: int = MOST_REQUESTS, gap: int = _GAP) -> list[Range]:
+    """At most *most* ranges that hold all of *ranges*, with as little besides as that allows.
+
+    Args:
+        ranges: in order, none reaching into the next.
+        most: requests that may be made.
+        gap: bytes between two ranges that are no reason for another request.
+    """
+    gaps = sorted((other[0] - one[1] for one, other in pairwise(ranges)), reverse=True)
+    widest = max(gap, gaps[most - 1] if len(gaps) >= most else 0)
+    found: list[Range] = []
+    for start, end in ranges:
+        if found and start - found[-1][1] <= widest:
+            found[-1] = (found[-1][0], end)
+        else:
+            found.append((start, end))
+    return found
 
 
-class RangedObject:
-    """An object that is read here and there, in as few requests as that allows.
+class Link:
+    """What comes from a store for one part.
 
-    A store that gave something before its link failed is asked again at once for what is missing:
-    on a link that comes and goes a frame of some MiB would else never be whole.
+    Args:
+        store: the store.
+        stop: ends it when set.
 
     Attributes:
+        store: the same.
         received: bytes that came.
     """
 
-    def __init__(self, store: Reader, key: str, stop: Stop | None) -> None:
+    def __init__(self, store: Reader, stop: Stop | None) -> None:
         self.store = store
-        self.key = key
-        self.stop = stop
         self.received = 0
-        self._stream: Iterator[bytes] | None = None
-        self._at = 0
-        self._since = 0  # bytes that came since the store was last asked
-        self._left = 0  # bytes of a frame that are still to come
-        self._piece = memoryview(b"")
+        self._stop = stop
 
     def check(self) -> None:
         """Raise `Interrupted` if that was asked for."""
-        if self.stop is not None:
-            self.stop.check()
+        if self._stop is not None:
+            self._stop.check()
+
+    def get(self, stored: StoredObject, most: int) -> bytes:
+        """The bytes that a small object stands for.
+
+        Args:
+            stored: the object.
+            most: bytes that it may stand for.
+
+        Raises:
+            WrongError: its bytes are not those that its digest names, or it is too large.
+            MissingError, NetworkError, HostError: as :meth:`pipeline.store.base.Reader.get`.
+        """
+        if stored.size > most:
+            raise WrongError(f"it has {stored.size} bytes")
+        why = ""
+        for _ in range(_TRIES):
+            self.check()
+            try:
+                data = self.store.get(object_key(stored.digest), limit=stored.size)
+            except TrustError:
+                why = f"it has more than {stored.size} bytes"
+                continue
+            self.received += len(data)
+            if hashlib.sha256(data).hexdigest() == stored.digest:
+                return data if stored.encoding == "plain" else unpack(data, most=most)
+            why = "its bytes have another digest"
+        raise WrongError(why)
+
+
+class Ranges:
+    """Chosen ranges of an object, read front to back.
+
+    A store that gave something before its link failed is asked again at once for what is missing:
+    on a link that comes and goes little would else ever be whole.
+
+    Args:
+        link: what they come through.
+        stored: the object.
+        ranges: what will be read, in order.
+    """
+
+    def __init__(self, link: Link, stored: StoredObject, ranges: Sequence[Range]) -> None:
+        self.key = object_key(stored.digest)
+        self._link = link
+        self._spans = join(ranges)
+        self._stream: Iterator[bytes] | None = None
+        self._at = 0
+        self._end = 0  # of what was asked for
+        self._since = 0  # bytes that came since the store was last asked
+        self._piece = memoryview(b"")
+
+    @property
+    def size(self) -> int:
+        """Bytes that come if all is read."""
+        return sum(end - start for start, end in self._spans)
 
     def close(self) -> None:
         """Let go of the connection."""
@@ -56,43 +130,48 @@ class RangedObject:
         self._stream = None
         self._piece = memoryview(b"")
 
-    def read_frame(self, frame: Frame, compressed: bool) -> bytearray:
-        """The bytes of *frame*, which are not verified yet.
+    def read(self, start: int, size: int) -> bytes:
+        """*size* bytes from *start* on.
 
         Raises:
-            WrongError: they cannot be right.
-            ChangedError, MissingError, NetworkError, HostError: as
+            WrongError: the object ends before, or changes while it is read.
+            MissingError, NetworkError, HostError: as
                 :meth:`pipeline.store.base.Reader.stream`.
         """
-        if self._stream is None or self._at != frame.start:
-            self.close()
-            self._at = frame.start
-        self._left = frame.stored
-        data = bytearray(frame.size)
-        at = self._decompress(data) if compressed else self._copy(data)
-        if at < frame.size:
-            raise WrongError("it ends too early")
-        while self.read(_PIECE):  # what a decompressor leaves
-            pass
-        return data
+        if self._stream is None or not self._at <= start <= self._end:
+            self._seek(start, size)
+        try:
+            self._take(start - self._at)
+            return self._take(size)
+        except ChangedError as error:
+            raise WrongError("it changes while it is read") from error
 
-    def read(self, size: int) -> bytes:
-        """At most *size* bytes more of the frame; none at its end."""
-        wanted = min(size, self._left)
-        if wanted and not self._piece:
-            self._piece = memoryview(self._next())
-        found = bytes(self._piece[:wanted])
-        self._piece = self._piece[wanted:]
-        self._at += len(found)
-        self._left -= len(found)
-        return found
+    def _seek(self, start: int, size: int) -> None:
+        self.close()
+        self._at = start
+        ends = [end for begin, end in self._spans if begin <= start < end]
+        self._end = max([start + size, *ends])
+
+    def _take(self, size: int) -> bytes:
+        data = bytearray()
+        while len(data) < size:
+            if not self._piece:
+                self._piece = memoryview(self._next())
+                if not self._piece:
+                    raise WrongError("it ends too early")
+            found = self._piece[: size - len(data)]
+            data += found
+            self._piece = self._piece[len(found) :]
+            self._at += len(found)
+        return bytes(data)
 
     def _next(self) -> bytes:
-        """The next piece of the object; empty at its end."""
+        """The next piece of the object; empty at the end of what was asked for."""
         while True:
-            self.check()
+            self._link.check()
             if self._stream is None:
-                self._stream = iter(self.store.stream(self.key, start=self._at))
+                left = self._end - self._at
+                self._stream = iter(self._link.store.stream(self.key, start=self._at, size=left))
                 self._since = 0
             try:
                 piece = next(self._stream, b"")
@@ -101,34 +180,6 @@ class RangedObject:
                 if self._since < _PROGRESS:
                     raise
                 continue
-            self.received += len(piece)
+            self._link.received += len(piece)
             self._since += len(piece)
             return piece
-
-    def _copy(self, data: bytearray) -> int:
-        at = 0
-        while found := self.read(_PIECE):
-            if at + len(found) > len(data):
-                raise WrongError("it is too long")
-            data[at : at + len(found)] = found
-            at += len(found)
-        return at
-
-    def _decompress(self, data: bytearray) -> int:
-        """A few bytes may stand for very many: no more than *data* has room for are taken."""
-        import zstandard
-
-        at = 0
-        decompressor = zstandard.ZstdDecompressor(max_window_size=_WINDOW)
-        try:
-            with (
-                memoryview(data) as view,
-                decompressor.stream_reader(cast("IO[bytes]", self), closefd=False) as reader,
-            ):
-                while at < len(data) and (count := reader.readinto(view[at : at + _PIECE])):
-                    at += count
-                if reader.read(1):
-                    raise WrongError("it is too long")
-        except zstandard.ZstdError as error:
-            raise WrongError(f"it cannot be decompressed: {error}") from error
-        return at

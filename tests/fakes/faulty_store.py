@@ -107,11 +107,11 @@ class FaultyStore:
             return None
         return self._given(self._spoilt("get_changed", key, found[0])), found[1]
 
-    def stream(self, key: str, *, start: int = 0) -> Iterator[bytes]:
+    def stream(self, key: str, *, start: int = 0, size: int | None = None) -> Iterator[bytes]:
         self._read("stream", key)
         short = self._strikes("short body", "stream", key)
         wrong = self._strikes("wrong bytes", "stream", key)
-        for piece in self.inner.stream(key, start=start):
+        for piece in self.inner.stream(key, start=start, size=size):
             if self.dead:
                 raise Cut
             if wrong:

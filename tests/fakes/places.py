@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-
 from pipeline import digest
 from pipeline.errors import HostError
 from pipeline.models.pointer import PublishedPart, PublishedRelease, StoredObject
 from pipeline.store.base import object_key
-from pipeline.transfer.frames import write_index
+from pipeline.transfer.segments import digest_of, write_table
 from tests.fakes.published import published
 from tests.fakes.store import MemoryStore
 
@@ -21,6 +19,7 @@ class Place:
         durable: what it would hold after a power cut that drops all that was not synced.
         writes: (offset, size) of each write.
         read_bytes: how many were read.
+        name: its identity.
         unreadable: offsets at which the medium is broken; a write there mends it.
     """
 
@@ -30,6 +29,7 @@ class Place:
         self.writes: list[tuple[int, int]] = []
         self.read_bytes = 0
         self.syncs = 0
+        self.name = ""
         self.unreadable: set[int] = set()
 
     @property
@@ -39,6 +39,9 @@ class Place:
     @property
     def written(self) -> int:
         return sum(size for _, size in self.writes)
+
+    def identity(self) -> str:
+        return self.name
 
     def read(self, offset: int, size: int) -> bytes:
         if any(offset <= at < offset + size for at in self.unreadable):
@@ -71,12 +74,12 @@ def framed(
     for at in range(0, len(data), frame):
         block = data[at : at + frame]
         packed = zstandard.ZstdCompressor().compress(block) if compressed else block
-        entries.append((len(packed), hashlib.sha256(block).digest()))
+        entries.append((len(packed), digest_of(block)))
         body += packed
     stored = _put(store, body, "zstd" if compressed else "plain")
-    index = _put(store, write_index(len(data), entries, frame)) if indexed else None
+    table = _put(store, write_table(len(data), entries, frame)) if indexed else None
     part = PublishedPart(
-        file="root", digest=digest.of_bytes(data), size=len(data), stored=stored, frames=index
+        file="root", digest=digest.of_bytes(data), size=len(data), stored=stored, segments=table
     )
     return published(0).model_copy(update={"parts": {"root": part}})
 

@@ -79,8 +79,8 @@ class MemoryStore:
         found = self._object(key)
         return None if found.etag == etag else (self._within(key, found.data, limit), found.etag)
 
-    def stream(self, key: str, *, start: int = 0) -> Iterator[bytes]:
-        data = self._object(key).data
+    def stream(self, key: str, *, start: int = 0, size: int | None = None) -> Iterator[bytes]:
+        data = self._object(key).data[: None if size is None else start + size]
         for at in range(start, len(data), _PIECE):
             yield data[at : at + _PIECE]
 

@@ -138,9 +138,9 @@ class TurnsStore:
         with self._turn():
             return self.inner.get_changed(key, etag, limit=limit)
 
-    def stream(self, key: str, *, start: int = 0) -> Iterator[bytes]:
+    def stream(self, key: str, *, start: int = 0, size: int | None = None) -> Iterator[bytes]:
         with self._turn():
-            return iter(list(self.inner.stream(key, start=start)))
+            return iter(list(self.inner.stream(key, start=start, size=size)))
 
     def find(self, key: str) -> Info | None:
         with self._turn():

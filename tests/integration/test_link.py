@@ -24,7 +24,7 @@ from pipeline.store.base import MissingError, object_key
 from pipeline.store.http import HttpStore, Limits
 from pipeline.store.http_errors import Patience
 from pipeline.store.paced import Pace
-from pipeline.transfer.whole import WholeSource
+from pipeline.transfer.source import StoreSource
 from pipeline.trust.client import TrustClient
 from tests.fakes.bad_server import BadServer, drip, head, say
 from tests.fakes.link import Link
@@ -68,8 +68,8 @@ class World:
     @property
     def index(self) -> str:
         part = self.release.parts["root"]
-        assert part.frames is not None
-        return object_key(part.frames.digest)
+        assert part.segments is not None
+        return object_key(part.segments.digest)
 
 
 @pytest.fixture(params=["zstd", "plain"])
@@ -101,7 +101,7 @@ def linked(world: World) -> Iterator[tuple[Link, HttpStore]]:
 
 def fill(world: World, store: HttpStore, target: Place) -> int:
     """Fetch the root; returns the bytes that came."""
-    return WholeSource(store).fill(world.release, "root", target, []).downloaded
+    return StoreSource(store).fill(world.release, "root", target, []).downloaded
 
 
 # --- cuts -------------------------------------------------------------------------------------
@@ -158,7 +158,7 @@ def test_after_the_link_came_back_only_the_rest_is_fetched(world: World) -> None
                 link.cut()
 
         with pytest.raises(NetworkError):
-            WholeSource(store).fill(world.release, "root", target, [], progress=heard)
+            StoreSource(store).fill(world.release, "root", target, [], progress=heard)
         kept = sum(world.data[at] == target.data[at] for at in range(0, SIZE, FRAME))
         assert target.durable == bytes(target.data), "what came must outlive a power cut"
         assert kept >= 19
@@ -175,7 +175,7 @@ def test_a_link_that_is_cut_again_and_again_brings_all_in_one_go(world: World) -
     with linked(world) as (link, _):
         link.cut_every = 200_000
         with HttpStore(f"http://127.0.0.1:{link.own_port}", impatient) as store:
-            filled = WholeSource(store).fill(world.release, "root", target, [])
+            filled = StoreSource(store).fill(world.release, "root", target, [])
     assert bytes(target.data) == world.data
     assert link.cuts > 3
     assert filled.downloaded == world.stored + (world.folder / world.index).stat().st_size
@@ -194,7 +194,7 @@ def test_a_thin_link_that_loses_for_a_while(world: World) -> None:
             if right >= SIZE // 4:
                 link.rate = link.loss = 0.0
 
-        WholeSource(store).fill(world.release, "root", target, [], progress=heard)
+        StoreSource(store).fill(world.release, "root", target, [], progress=heard)
         index = (world.folder / world.index).stat().st_size
         assert link.passed <= world.stored + index + 2 * REQUEST
     assert bytes(target.data) == world.data
@@ -270,7 +270,7 @@ def test_a_captive_portal(world: World, when: str) -> None:
                 link.cut()
 
         with pytest.raises(NetworkError, match="a web page came") as caught:
-            WholeSource(store).fill(world.release, "root", target, [], progress=heard)
+            StoreSource(store).fill(world.release, "root", target, [], progress=heard)
         assert "sign in" in caught.value.hint
         link.portal = False
         kept = target.written
@@ -392,7 +392,7 @@ import re, sys
 from pathlib import Path
 from pipeline.models.pointer import PublishedRelease
 from pipeline.store.http import HttpStore
-from pipeline.transfer.whole import WholeSource
+from pipeline.transfer.source import StoreSource
 import requests, zstandard
 class File:
     def __init__(self, path, size):
@@ -410,7 +410,7 @@ target = File(path, release.parts["root"].size)
 store = HttpStore(url)
 zstandard.ZstdDecompressor().decompress(zstandard.ZstdCompressor().compress(b"x"))
 before = most()
-filled = WholeSource(store).fill(release, "root", target, [File(path + ".seed", target.size)])
+filled = StoreSource(store).fill(release, "root", target, [File(path + ".seed", target.size)])
 print(most() - before, filled.written)
 """
 

@@ -29,7 +29,7 @@ from pipeline.models.device import Running, State
 from pipeline.models.site import Site
 from pipeline.store.base import Reader, object_key
 from pipeline.store.local import LocalStore
-from pipeline.transfer.whole import WholeSource
+from pipeline.transfer.source import StoreSource
 from tests.fakes.followed import put_built
 from tests.fakes.slots import Built, build, make_running, new_machine
 from tests.fakes.store import MemoryStore
@@ -97,7 +97,7 @@ class Site1:
             clock.now,
             status=self.folder / "run/status.json",
         )
-        stores = Stores(self.readers, self.world.root, self.folder / "trust", WholeSource)
+        stores = Stores(self.readers, self.world.root, self.folder / "trust", StoreSource)
         parts = Parts(
             site=site,
             machine=self,

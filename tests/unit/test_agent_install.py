@@ -13,7 +13,7 @@ import pytest
 from pipeline import digest
 from pipeline.agent import install, target
 from pipeline.agent.target import open_target, require_free_disk
-from pipeline.agent.writing import HEAD, Headless, StoreSource, write_disk
+from pipeline.agent.writing import HEAD, Headless, write_disk
 from pipeline.errors import (
     BusyError,
     DigestError,
@@ -32,6 +32,7 @@ from pipeline.models.pointer import (
     StoredObject,
 )
 from pipeline.store.base import object_key
+from pipeline.transfer.source import StoreSource
 from tests.fakes.published import T0, pointer, published
 from tests.fakes.store import MemoryStore
 

@@ -7,7 +7,7 @@ import pytest
 from pipeline.errors import NetworkError, TrustError, UsageError
 from pipeline.store.base import MissingError, Reader, Store, object_key
 from pipeline.store.mirrors import FirstOf
-from pipeline.transfer.whole import WholeSource
+from pipeline.transfer.source import StoreSource
 from tests.contract.store_suite import ReaderContract
 from tests.fakes.places import Place, framed
 from tests.fakes.store import FaultyStore, MemoryStore
@@ -79,8 +79,8 @@ def test_a_stream_goes_on_where_another_mirror_was_cut() -> None:
         each.create("big", data)
 
     class Cut(FaultyStore):
-        def stream(self, key, *, start=0):  # type: ignore[no-untyped-def]
-            for number, piece in enumerate(super().stream(key, start=start)):
+        def stream(self, key, *, start=0, size=None):  # type: ignore[no-untyped-def]
+            for number, piece in enumerate(super().stream(key, start=start, size=size)):
                 if number == 2:
                     raise NetworkError("the connection was cut")
                 yield piece
@@ -110,9 +110,9 @@ def test_a_part_is_fetched_from_mirrors_of_which_each_has_a_half() -> None:
     framed(second, data, 4096)
     part = release.parts["root"]
     assert part.stored is not None
-    assert part.frames is not None
+    assert part.segments is not None
     first.delete(object_key(part.stored.digest))
-    second.delete(object_key(part.frames.digest))
+    second.delete(object_key(part.segments.digest))
     target = Place(b"", len(data))
-    WholeSource(FirstOf([first, second])).fill(release, "root", target, [])
+    StoreSource(FirstOf([first, second])).fill(release, "root", target, [])
     assert bytes(target.data) == data

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pipeline.transfer.frames import Frame, read_index
 
 from pipeline.command import Stop
 from pipeline.errors import (
@@ -22,8 +23,7 @@ from pipeline.errors import (
 )
 from pipeline.models.pointer import PublishedRelease, StoredObject
 from pipeline.store.base import ChangedError, MissingError, object_key
-from pipeline.transfer.frames import Frame, read_index
-from pipeline.transfer.whole import WholeSource
+from pipeline.transfer.source import StoreSource
 from tests.fakes.places import Place, framed
 from tests.fakes.store import FaultyStore, MemoryStore
 
@@ -67,9 +67,9 @@ class LinkDown(MemoryStore):
         self.asked: list[int] = []
         self.given = 0
 
-    def stream(self, key: str, *, start: int = 0) -> Iterator[bytes]:
+    def stream(self, key: str, *, start: int = 0, size: int | None = None) -> Iterator[bytes]:
         self.asked.append(start)
-        for piece in super().stream(key, start=start):
+        for piece in super().stream(key, start=start, size=size):
             for at in range(0, len(piece), PIECE):
                 small = piece[at : at + PIECE]
                 self.after -= len(small)
@@ -127,7 +127,7 @@ def test_whatever_lies_around_and_whenever_it_is_cut_the_same_bytes_come_out(
     missing = [frame for frame in frames if not (holds(target, frame) or holds(seed, frame))]
     # Of each run a piece may have come that is not wanted any more.
     needed = sum(frame.stored for frame in missing) + PIECE * len(missing)
-    source = WholeSource(store)
+    source = StoreSource(store)
 
     store.after = cut
     try:
@@ -159,7 +159,7 @@ def test_an_empty_place_is_filled_by_one_request(data: bytes, compressed: bool) 
     store = LinkDown()
     release = framed(store, data, FRAME, compressed=compressed)
     target = Place(b"", len(data))
-    filled = WholeSource(store).fill(release, "root", target, [])
+    filled = StoreSource(store).fill(release, "root", target, [])
     assert bytes(target.data) == data
     assert store.asked == [0]
     assert filled.downloaded == stored_of(release).size + index_of(release).size
@@ -170,7 +170,7 @@ def test_a_second_time_nothing_is_fetched_and_nothing_written(data: bytes) -> No
     store = LinkDown()
     release = framed(store, data, FRAME)
     target = Place(data)
-    filled = WholeSource(store).fill(release, "root", target, [])
+    filled = StoreSource(store).fill(release, "root", target, [])
     assert store.asked == []
     assert target.writes == []
     assert (filled.reused, filled.written) == (len(data), 0)
@@ -184,7 +184,7 @@ def test_frames_beside_each_other_are_one_request_and_others_one_each(data: byte
     target = Place(data)
     for number in (1, 2, 3, 6, 9):
         target.data[number * FRAME] ^= 1
-    WholeSource(store).fill(release, "root", target, [])
+    StoreSource(store).fill(release, "root", target, [])
     assert store.asked == [frames[number].start for number in (1, 6, 9)]
     assert bytes(target.data) == data
 
@@ -197,7 +197,7 @@ def test_of_a_frame_only_the_blocks_that_differ_are_written() -> None:
     target = Place(data)
     for at in (0, 7 * block + 3, 8 * block, 40 * block + 1):
         target.data[at] ^= 1
-    filled = WholeSource(store).fill(release, "root", target, [])
+    filled = StoreSource(store).fill(release, "root", target, [])
     assert bytes(target.data) == data
     assert target.writes == [(0, block), (7 * block, 2 * block), (40 * block, 5)]
     assert filled.written == 3 * block + 5
@@ -207,7 +207,7 @@ def test_large_frames_are_written_in_pieces_of_bounded_size() -> None:
     data = noise(5 << 20)
     store = MemoryStore()
     target = Place(b"", len(data))
-    WholeSource(store).fill(framed(store, data, 5 << 20), "root", target, [])
+    StoreSource(store).fill(framed(store, data, 5 << 20), "root", target, [])
     assert bytes(target.data) == data
     assert max(size for _, size in target.writes) <= 1 << 20
     assert target.written == len(data)
@@ -217,7 +217,7 @@ def test_target_and_seed_are_read_once(data: bytes) -> None:
     store = MemoryStore()
     release = framed(store, data, FRAME)
     target, seed = Place(b"", len(data)), Place(noise(len(data), 9))
-    WholeSource(store).fill(release, "root", target, [seed])
+    StoreSource(store).fill(release, "root", target, [seed])
     assert target.read_bytes == len(data)
     assert seed.read_bytes == len(data)
 
@@ -226,7 +226,7 @@ def test_what_a_seed_holds_is_taken_from_it(data: bytes) -> None:
     store = LinkDown()
     release = framed(store, data, FRAME)
     target, short, seed = Place(b"", len(data)), Place(data[:100]), Place(data)
-    filled = WholeSource(store).fill(release, "root", target, [short, seed])
+    filled = StoreSource(store).fill(release, "root", target, [short, seed])
     assert bytes(target.data) == data
     assert store.asked == []
     assert filled.reused == len(data)
@@ -237,7 +237,7 @@ def test_a_seed_that_cannot_be_read_is_no_reason_to_stop(data: bytes) -> None:
     release = framed(store, data, FRAME)
     target, seed = Place(b"", len(data)), Place(data)
     seed.unreadable.add(2500)
-    WholeSource(store).fill(release, "root", target, [seed])
+    StoreSource(store).fill(release, "root", target, [seed])
     assert bytes(target.data) == data
 
 
@@ -245,7 +245,7 @@ def test_a_place_that_cannot_be_read_is_written(data: bytes) -> None:
     store = MemoryStore()
     target = Place(data)
     target.unreadable.add(2500)
-    WholeSource(store).fill(framed(store, data, FRAME), "root", target, [])
+    StoreSource(store).fill(framed(store, data, FRAME), "root", target, [])
     assert bytes(target.data) == data
     assert target.written == FRAME
 
@@ -256,7 +256,7 @@ def test_a_power_cut_costs_no_more_than_what_was_not_synced(
     monkeypatch.setattr("pipeline.transfer.whole._UNSYNCED", 3 * FRAME)
     store = MemoryStore()
     target = Place(b"", len(data))
-    WholeSource(store).fill(framed(store, data, FRAME), "root", target, [])
+    StoreSource(store).fill(framed(store, data, FRAME), "root", target, [])
     assert target.syncs == 4
 
 
@@ -265,7 +265,7 @@ def test_progress_tells_what_is_right_and_what_of_it_was_fetched(data: bytes) ->
     target = Place(data)
     target.data[3 * FRAME] ^= 1
     heard: list[tuple[int, int]] = []
-    WholeSource(store).fill(
+    StoreSource(store).fill(
         framed(store, data, FRAME), "root", target, [], progress=lambda *each: heard.append(each)
     )
     assert heard == [
@@ -284,10 +284,10 @@ def test_a_stop_ends_it_and_what_came_stays(data: bytes) -> None:
             stop.set()
 
     with pytest.raises(Interrupted):
-        WholeSource(store).fill(release, "root", target, [], progress=heard, stop=stop)
+        StoreSource(store).fill(release, "root", target, [], progress=heard, stop=stop)
     assert target.durable[: 4 * FRAME] == data[: 4 * FRAME]
     store.asked.clear()
-    WholeSource(store).fill(release, "root", target, [])
+    StoreSource(store).fill(release, "root", target, [])
     assert store.asked == [frames_of(store, release)[4].start]
 
 
@@ -296,7 +296,7 @@ def test_a_part_of_one_frame_needs_no_index() -> None:
     store = MemoryStore()
     release = framed(store, data, 1 << 20, indexed=False)
     target = Place(b"", 6000)
-    filled = WholeSource(store).fill(release, "root", target, [])
+    filled = StoreSource(store).fill(release, "root", target, [])
     assert bytes(target.data[:5000]) == data
     assert filled.downloaded == stored_of(release).size
 
@@ -304,7 +304,7 @@ def test_a_part_of_one_frame_needs_no_index() -> None:
 def test_an_empty_part_is_there_at_once() -> None:
     store = LinkDown()
     release = framed(store, b"", FRAME, indexed=False)
-    assert WholeSource(store).fill(release, "root", Place(b"", 10), []).written == 0
+    assert StoreSource(store).fill(release, "root", Place(b"", 10), []).written == 0
     assert store.asked == []
 
 
@@ -324,11 +324,11 @@ def test_without_an_index_it_comes_in_one_piece(
     store = LinkDown()
     release = old(store, data)
     target = Place(b"", len(data))
-    filled = WholeSource(store).fill(release, "root", target, [])
+    filled = StoreSource(store).fill(release, "root", target, [])
     assert bytes(target.data) == data
     assert filled.downloaded == stored_of(release).size
     assert target.durable == data
-    again = WholeSource(store).fill(release, "root", target, [])
+    again = StoreSource(store).fill(release, "root", target, [])
     assert (again.downloaded, again.reused, again.written) == (0, len(data), 0)
     assert store.asked == [0]
 
@@ -341,7 +341,7 @@ def test_without_an_index_damage_is_told_at_the_end(
     release = old(store, data)
     broken = FaultyStore(store, fault)  # type: ignore[arg-type]
     with pytest.raises(DigestError, match=key_of(release)):
-        WholeSource(broken).fill(release, "root", Place(b"", len(data)), [])
+        StoreSource(broken).fill(release, "root", Place(b"", len(data)), [])
 
 
 def test_without_an_index_a_description_that_lies_is_told(
@@ -352,7 +352,7 @@ def test_without_an_index_a_description_that_lies_is_told(
     part = release.parts["root"].model_copy(update={"digest": "d" * 64})
     lie = release.model_copy(update={"parts": {"root": part}})
     with pytest.raises(DigestError, match="not what was published"):
-        WholeSource(store).fill(lie, "root", Place(b"", len(data)), [])
+        StoreSource(store).fill(lie, "root", Place(b"", len(data)), [])
 
 
 def test_without_an_index_a_web_page_is_called_one(
@@ -362,7 +362,7 @@ def test_without_an_index_a_web_page_is_called_one(
     release = old(store, data)
     store.corrupt(key_of(release), SIGN_IN)
     with pytest.raises(NetworkError, match="a web page came"):
-        WholeSource(store).fill(release, "root", Place(b"", len(data)), [])
+        StoreSource(store).fill(release, "root", Place(b"", len(data)), [])
 
 
 # --- what is not believed ---------------------------------------------------------------------
@@ -375,7 +375,7 @@ def test_a_wrong_frame_is_fetched_again(data: bytes, compressed: bool, times: in
     release = framed(inner, data, FRAME, compressed=compressed)
     store = FaultyStore(inner, "wrong bytes", only=["stream"], times=times)
     target = Place(b"", len(data))
-    WholeSource(store).fill(release, "root", target, [])
+    StoreSource(store).fill(release, "root", target, [])
     assert bytes(target.data) == data
     assert target.written == len(data), "what is wrong is never written"
 
@@ -408,7 +408,7 @@ def test_damage_is_named_and_what_was_right_stays(
     watched = FaultyStore(store)
     target = Place(b"", len(data))
     with pytest.raises(DigestError) as caught:
-        WholeSource(watched).fill(release, "root", target, [])
+        StoreSource(watched).fill(release, "root", target, [])
     assert key in caught.value.message
     assert "frame 5 of 10" in caught.value.message
     assert caught.value.hint
@@ -429,7 +429,7 @@ def test_a_frame_that_stands_for_very_many_bytes_is_not_unpacked() -> None:
     bad = good.model_copy(update={"parts": {"root": part}})
     target = Place(b"\1", FRAME)
     with pytest.raises(DigestError, match="too long"):
-        WholeSource(store).fill(bad, "root", target, [])
+        StoreSource(store).fill(bad, "root", target, [])
     assert target.writes == []
 
 
@@ -445,7 +445,7 @@ def test_a_damaged_index_is_named_by_its_key(data: bytes, spoil: Callable[[bytes
     store.corrupt(key, spoil(store.snapshot()[key]))
     target = Place(b"", len(data))
     with pytest.raises(DigestError, match=key):
-        WholeSource(store).fill(release, "root", target, [])
+        StoreSource(store).fill(release, "root", target, [])
     assert target.writes == []
 
 
@@ -454,7 +454,7 @@ def test_an_index_that_comes_wrong_once_is_fetched_again(data: bytes) -> None:
     release = framed(inner, data, FRAME)
     target = Place(b"", len(data))
     store = FaultyStore(inner, "wrong bytes", only=["get"], times=1)
-    WholeSource(store).fill(release, "root", target, [])
+    StoreSource(store).fill(release, "root", target, [])
     assert bytes(target.data) == data
 
 
@@ -464,7 +464,7 @@ def test_an_index_of_something_else_is_refused(data: bytes) -> None:
     part = mine.parts["root"].model_copy(update={"frames": index_of(other)})
     swapped = mine.model_copy(update={"parts": {"root": part}})
     with pytest.raises(DigestError, match="is no index of the root of edge-web"):
-        WholeSource(store).fill(swapped, "root", Place(b"", len(data)), [])
+        StoreSource(store).fill(swapped, "root", Place(b"", len(data)), [])
 
 
 @pytest.mark.parametrize("what", ["object", "index", "both"])
@@ -478,7 +478,7 @@ def test_a_sign_in_page_is_called_one(data: bytes, what: str) -> None:
         store.corrupt(object_key(index_of(release).digest), SIGN_IN)
     target = Place(b"", len(data))
     with pytest.raises(NetworkError) as caught:
-        WholeSource(store).fill(release, "root", target, [])
+        StoreSource(store).fill(release, "root", target, [])
     assert "a web page came in the place of objects/" in caught.value.message
     assert store.url in caught.value.message
     assert "sign in" in caught.value.hint
@@ -493,22 +493,22 @@ def test_a_store_that_fails_is_asked_for_the_rest_of_a_frame_if_it_gave_enough(
     monkeypatch.setattr("pipeline.transfer.ranged._PROGRESS", 500 if enough else 600)
 
     class Failing(LinkDown):
-        def stream(self, key: str, *, start: int = 0) -> Iterator[bytes]:
+        def stream(self, key: str, *, start: int = 0, size: int | None = None) -> Iterator[bytes]:
             self.after = 500
-            return super().stream(key, start=start)
+            return super().stream(key, start=start, size=size)
 
     data = noise(5 * FRAME)
     store = Failing()
     release = framed(store, data, 5 * FRAME, compressed=False)
     target = Place(b"", len(data))
     if enough:
-        filled = WholeSource(store).fill(release, "root", target, [])
+        filled = StoreSource(store).fill(release, "root", target, [])
         assert bytes(target.data) == data
         assert filled.downloaded == len(data) + index_of(release).size
         assert store.asked == [*range(0, 5 * FRAME, 500)]
     else:
         with pytest.raises(NetworkError):
-            WholeSource(store).fill(release, "root", target, [])
+            StoreSource(store).fill(release, "root", target, [])
         assert store.asked == [0]
 
 
@@ -519,7 +519,7 @@ def test_what_is_missing_is_told_with_what_it_is_for(data: bytes, what: str) -> 
     key = key_of(release) if what == "object" else object_key(index_of(release).digest)
     store.delete(key)
     with pytest.raises(MissingError, match=key) as caught:
-        WholeSource(store).fill(release, "root", Place(b"", len(data)), [])
+        StoreSource(store).fill(release, "root", Place(b"", len(data)), [])
     assert f"the root of {release.name}" in caught.value.hint
 
 
@@ -527,8 +527,8 @@ def test_an_object_that_changes_while_it_is_read_is_read_again(data: bytes) -> N
     class Changing(LinkDown):
         changes = 1
 
-        def stream(self, key: str, *, start: int = 0) -> Iterator[bytes]:
-            for number, piece in enumerate(super().stream(key, start=start)):
+        def stream(self, key: str, *, start: int = 0, size: int | None = None) -> Iterator[bytes]:
+            for number, piece in enumerate(super().stream(key, start=start, size=size)):
                 if number == 15 and self.changes:
                     self.changes -= 1
                     raise ChangedError("it changed")
@@ -537,7 +537,7 @@ def test_an_object_that_changes_while_it_is_read_is_read_again(data: bytes) -> N
     store = Changing()
     release = framed(store, data, FRAME, compressed=False)
     target = Place(b"", len(data))
-    WholeSource(store).fill(release, "root", target, [])
+    StoreSource(store).fill(release, "root", target, [])
     assert bytes(target.data) == data
     assert store.asked == [0, FRAME]
 
@@ -550,7 +550,7 @@ def test_a_place_that_is_too_small_is_refused_before_anything_is_asked(data: byt
     release = framed(store, data, FRAME)
     target = Place(b"", len(data) - 1)
     with pytest.raises(HostError, match="there is room for"):
-        WholeSource(store).fill(release, "root", target, [])
+        StoreSource(store).fill(release, "root", target, [])
     assert target.writes == []
 
 
@@ -558,7 +558,7 @@ def test_a_place_that_is_too_small_is_refused_before_anything_is_asked(data: byt
 def test_a_part_that_cannot_be_fetched_is_told(data: bytes, role: str) -> None:
     store = MemoryStore()
     with pytest.raises(UsageError, match=f"has no {role} to fetch"):
-        WholeSource(store).fill(framed(store, data, FRAME), role, Place(b"", 10), [])
+        StoreSource(store).fill(framed(store, data, FRAME), role, Place(b"", 10), [])
 
 
 @pytest.mark.parametrize("error", [DiskFullError("no space is left"), HostError("it failed")])
@@ -574,7 +574,7 @@ def test_a_medium_that_fails_is_told_as_it_is(data: bytes, error: RecastError) -
 
     store = MemoryStore()
     with pytest.raises(type(error)) as caught:
-        WholeSource(store).fill(framed(store, data, FRAME), "root", Failing(b"", len(data)), [])
+        StoreSource(store).fill(framed(store, data, FRAME), "root", Failing(b"", len(data)), [])
     assert caught.value is error
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pipeline.transfer.frames import FRAME, index_size, read_index, write_index
 
 from pipeline import digest
 from pipeline.channels import packing
@@ -17,8 +18,7 @@ from pipeline.models.pointer import PublishedRelease
 from pipeline.policy.retention import objects_of
 from pipeline.releases import Stored
 from pipeline.store.base import object_key
-from pipeline.transfer.frames import FRAME, index_size, read_index, write_index
-from pipeline.transfer.whole import WholeSource
+from pipeline.transfer.source import StoreSource
 from tests.fakes.places import Place
 from tests.fakes.publishing import require_whole
 from tests.fakes.store import FaultyStore, MemoryStore
@@ -82,7 +82,7 @@ def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stored:
 def filled(store: MemoryStore, release: PublishedRelease, role: str) -> bytes:
     part = release.parts[role]
     target = Place(b"", part.size)
-    WholeSource(store).fill(release, role, target, [])
+    StoreSource(store).fill(release, role, target, [])
     return bytes(target.data)
 
 
@@ -90,14 +90,14 @@ def test_what_machines_fetch_is_published_with_its_frames(local: Stored, tmp_pat
     store = MemoryStore()
     release = publish(store, local, scratch=tmp_path).release
     for role, part in release.parts.items():
-        assert (part.frames is not None) == (role in ("root", "uki")), role
+        assert (part.segments is not None) == (role in ("root", "uki")), role
     encodings = {role: release.parts[role].stored for role in ("root", "uki")}
     assert [each.encoding for each in encodings.values() if each] == ["zstd", "plain"]
     for role in ("root", "uki"):
         part = release.parts[role]
         assert part.stored is not None
-        assert part.frames is not None
-        index = store.get(object_key(part.frames.digest), limit=part.frames.size)
+        assert part.segments is not None
+        index = store.get(object_key(part.segments.digest), limit=part.segments.size)
         frames = read_index(index, part.size, part.stored.size)
         assert len(frames) == -(-part.size // SMALL)
         assert filled(store, release, role) == (local.folder / part.file).read_bytes()
@@ -109,7 +109,7 @@ def test_the_index_belongs_to_the_release_and_is_kept_with_it(
 ) -> None:
     store = MemoryStore()
     release = publish(store, local, scratch=tmp_path).release
-    indexes = {part.frames.digest for part in release.parts.values() if part.frames}
+    indexes = {part.segments.digest for part in release.parts.values() if part.frames}
     assert len(indexes) == 2
     assert indexes <= {each.digest for each in release.objects}
     assert indexes <= objects_of(release)
@@ -145,7 +145,7 @@ def test_a_release_of_single_frames_has_no_index(tmp_path: Path) -> None:
     store = MemoryStore()
     whole = store_whole(tmp_path / "artifacts")
     release = publish(store, whole, scratch=tmp_path).release
-    assert all(part.frames is None for part in release.parts.values())
+    assert all(part.segments is None for part in release.parts.values())
     root = release.parts["root"]
     assert filled(store, release, "root") == (whole.folder / root.file).read_bytes()
 
@@ -155,11 +155,11 @@ def test_frames_are_of_8_mib(tmp_path: Path) -> None:
     whole = store_whole(tmp_path / "artifacts", size=20 << 20)
     release = publish(store, whole, scratch=tmp_path).release
     root = release.parts["root"]
-    assert root.frames is not None
-    assert root.frames.size == index_size(20 << 20) == 20 + 3 * 36
+    assert root.segments is not None
+    assert root.segments.size == index_size(20 << 20) == 20 + 3 * 36
     target = Place((whole.folder / root.file).read_bytes())
     target.data[FRAME] ^= 1
-    filled = WholeSource(store).fill(release, "root", target, [])
+    filled = StoreSource(store).fill(release, "root", target, [])
     assert digest.of_bytes(bytes(target.data)) == root.digest
     assert filled.reused == (20 << 20) - FRAME
     assert filled.written == 64 << 10
