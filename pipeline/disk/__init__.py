@@ -1,5 +1,5 @@
-"""A root tree becomes deterministic images, in user space: tree, erofs, verity, uki, gpt."""
+"""A root tree becomes deterministic images, in user space."""
 
-FORMAT = 2
+FORMAT = 3
 """How trees become disks. Raised when equal trees come out as other bytes than before: every image
 is then built again."""

@@ -16,7 +16,7 @@ from typing import IO
 
 from pipeline import digest
 from pipeline.command import CommandError, Stop, run
-from pipeline.disk import erofs, gpt, tree, uki, verity
+from pipeline.disk import erofs, gpt, initrd, tree, uki, verity
 from pipeline.disk.rooted import resolve
 from pipeline.errors import BudgetError, BuildError
 from pipeline.files import disk_full, explained, format_size, free_space
@@ -72,7 +72,7 @@ class RootParts:
         verity: its hash tree.
         root_hash: 64 hexadecimal digits.
         root_digest: of the EROFS.
-        kernel, initrd, os_release: what goes into the UKI.
+        kernel, initrd, os_release: what goes into the UKI; the files of the initrd on blocks.
     """
 
     folder: Path
@@ -124,13 +124,13 @@ def make_root(
 
     Raises:
         BudgetError: the root is larger than *budget*; names the largest folders.
-        BuildError: the tree has no kernel, initrd, or boot loader.
+        BuildError: the tree has no kernel, initrd, or boot loader, or its initrd is damaged.
     """
     root = folder / "tree"
     with _room(folder):
         tree.unpack(tar, root, log=log, stop=stop)
         kernel = _kernel(root)
-        initrd = _needed(root, _INITRD).read_bytes()
+        aligned = initrd.align(_needed(root, _INITRD).read_bytes())
         tree.normalise(root)
         for name in (_STUB, _BOOT_LOADER):
             _needed(root, name)
@@ -155,7 +155,7 @@ def make_root(
         root_hash=found.root_hash,
         root_digest=found.content,
         kernel=kernel,
-        initrd=initrd,
+        initrd=aligned,
         os_release=os_release,
     )
 

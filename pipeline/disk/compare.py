@@ -79,7 +79,8 @@ def _attributes(path: Path) -> dict[str, bytes]:
 def _members(archive: bytes) -> Iterator[tuple[str, tuple[bytes, bytes]]]:
     """Name, header and content of each member, of all the archives that follow one another.
 
-    Ends at what is no plain archive: it has no members to name.
+    A header is without the size of the name: zeros behind the name align the content, so the size
+    follows from all that is in front. Ends at what is no plain archive: it has no members to name.
     """
     at = 0
     while archive[at : at + 6] in (b"070701", b"070702"):
@@ -88,13 +89,14 @@ def _members(archive: bytes) -> Iterator[tuple[str, tuple[bytes, bytes]]]:
             size, name_size = _number(header[54:62]), _number(header[94:102])
         except ValueError:
             return
-        name = archive[at + _HEADER : at + _HEADER + name_size - 1].decode(errors="replace")
+        name_field = archive[at + _HEADER : at + _HEADER + name_size]
+        name = name_field.split(b"\0", 1)[0].decode(errors="replace")
         start = _up(at + _HEADER + name_size)
         at = _up(start + size)
         if name == _TRAILER:
             at = _after_zeros(archive, at)
         else:
-            yield name, (header, archive[start : start + size])
+            yield name, (header[:94] + header[102:], archive[start : start + size])
 
 
 def _after_zeros(archive: bytes, at: int) -> int:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.disk.erofs import BLOCK
 from pipeline.errors import BuildError
 
 _COFF = struct.Struct("<HHIIIHH")
@@ -51,6 +52,10 @@ class _Headers:
 def make_uki(stub: Path, sections: Mapping[str, bytes]) -> bytes:
     """Add *sections* to the EFI *stub*, in the order given.
 
+    A section of at least a block begins at a multiple of 4096 bytes of the file: what is on blocks
+    within it, see :mod:`pipeline.disk.initrd`, is on blocks of the UKI, whatever is in front. The
+    section before it is filled up with zeros, as a file's hash for Secure Boot allows no gaps.
+
     Args:
         stub: ``linuxx64.efi.stub`` of the image's own systemd.
         sections: name (at most eight bytes, with its dot) and content, not empty; ``.linux``
@@ -68,10 +73,11 @@ def make_uki(stub: Path, sections: Mapping[str, bytes]) -> bytes:
     if end > min(min(s.at for s in headers.sections if s.raw), _lowest(headers)):
         raise BuildError(f"{stub.name} has no room for {len(sections)} more sections")
     address = max(section.address + (section.size or section.raw) for section in headers.sections)
+    places = _places(len(image), sections, file_align)
     for number, (name, data) in enumerate(sections.items(), len(headers.sections)):
         address = _up(address, align)
-        image.extend(b"\0" * (_up(len(image), file_align) - len(image)))
-        at, raw = len(image), _up(len(data), file_align)
+        at, raw = places[name]
+        image.extend(b"\0" * (at - len(image)))
         if address + len(data) > _LARGEST or at + raw > _LARGEST:
             raise BuildError(f"{name} does not fit: an EFI program has less than 4 GiB")
         fields = (name.encode(), len(data), address, raw, at, 0, 0, 0, 0, _READABLE_DATA)
@@ -141,6 +147,21 @@ def _alignments(image: bytearray, headers: _Headers, name: str) -> tuple[int, in
         if not 0 < value <= _LARGEST_ALIGNMENT or value & (value - 1):
             raise BuildError(f"{name} aligns its sections at {value} bytes, which makes no sense")
     return align, file_align
+
+
+def _places(
+    start: int, sections: Mapping[str, bytes], file_align: int
+) -> dict[str, tuple[int, int]]:
+    """Where each section begins in the file, and how many bytes it takes there."""
+    begins = []
+    end = start
+    for data in sections.values():
+        begin = _up(end, max(file_align, BLOCK) if len(data) >= BLOCK else file_align)
+        begins.append(begin)
+        end = begin + _up(len(data), file_align)
+    ends = [*begins[1:], end]
+    sizes = zip(begins, ends, strict=True)
+    return {name: (at, end - at) for name, (at, end) in zip(sections, sizes, strict=True)}
 
 
 def _check_names(headers: _Headers, sections: Mapping[str, bytes], name: str) -> None:

@@ -10,12 +10,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline import command
+from tests.fakes import newc
 from tests.fakes.efi_stub import make_stub
 
 TOOLS = ("mkfs.erofs", "veritysetup")
 OS_RELEASE = 'ID=debian\nPRETTY_NAME="Debian"\n'
 KERNEL = b"MZ kernel " * 5_000
-INITRD = b"070701 initrd " * 9_000
+INITRD = newc.archive(
+    newc.member("init", b"#!/bin/sh\n" * 50, 0o100755, time=1_700_000_000),
+    *(newc.member(f"usr/lib/{name}.so", b"%d" % name * 9_000, number=name) for name in range(7)),
+    step=512,
+)
 BOOT_LOADER = b"MZ boot loader " * 700
 
 

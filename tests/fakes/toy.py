@@ -16,6 +16,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tests.fakes import newc
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 # What dib-run-parts and the tests' hooks need inside the tree, and what an assembly takes from it.
@@ -80,7 +82,7 @@ def add_boot_files(tree: Path) -> None:
     (loader / "linuxx64.efi.stub").write_bytes(efi_program())
     (loader / "systemd-bootx64.efi").write_bytes(efi_program())
     (tree / "boot/recast").mkdir(parents=True, exist_ok=True)
-    (tree / "boot/recast/initrd").write_bytes(b"initrd " * 100)
+    (tree / "boot/recast/initrd").write_bytes(newc.archive(newc.member("init")))
     (tree / "boot/vmlinuz-6.0").write_bytes(b"kernel " * 100)
 
 

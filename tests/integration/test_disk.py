@@ -20,7 +20,7 @@ from pipeline import command, digest
 from pipeline.disk import assemble, gpt, tree, verity
 from pipeline.disk.uki import read_sections
 from pipeline.errors import BudgetError, BuildError, DiskFullError
-from tests.fakes import bootable_tree
+from tests.fakes import bootable_tree, newc
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="a tree's owners need root")
 
@@ -211,7 +211,11 @@ def test_the_uki_pins_exactly_this_root(made: Made) -> None:
     assert words[-2:] == ["quiet", f"recast.release={NAMING.name}"]
     assert "systemd.volatile=overlay" in words
     assert sections[".linux"] == bootable_tree.KERNEL
-    assert sections[".initrd"] == bootable_tree.INITRD
+    uki = made.files["uki"].read_bytes()
+    libraries = [each for each in newc.pieces(sections[".initrd"]) if each.name.endswith(b".so")]
+    assert libraries
+    assert all(uki.index(each.data) % 4096 == 0 for each in libraries)
+    assert newc.unpacked(sections[".initrd"]) == newc.unpacked(bootable_tree.INITRD)
     assert f"IMAGE_VERSION={VERSION}\n" in sections[".osrel"].decode()
 
 
@@ -310,6 +314,14 @@ def test_a_tree_that_cannot_boot_says_what_it_lacks(
     shutil.copytree(folder, root, symlinks=True)
     (root / missing).unlink()
     with pytest.raises(BuildError, match=message):
+        make(bootable_tree.pack(root, tmp_path / "tree.tar"), tmp_path / "made")
+
+
+def test_an_initrd_that_is_cut_off_ends_the_build(folder: Path, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    shutil.copytree(folder, root, symlinks=True)
+    (root / "boot/recast/initrd").write_bytes(bootable_tree.INITRD[:10_000])
+    with pytest.raises(BuildError, match="initrd is not what a kernel unpacks: it is cut off"):
         make(bootable_tree.pack(root, tmp_path / "tree.tar"), tmp_path / "made")
 
 

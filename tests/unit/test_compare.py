@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.disk import compare
+from pipeline.disk import compare, initrd
+from tests.fakes import newc
 
 
 def make_tree(root: Path) -> Path:
@@ -118,20 +119,8 @@ def test_hard_links_of_as_many_names_but_other_files_are_told_apart(tmp_path: Pa
 Member = tuple[str, bytes, int]  # name, content, mode
 
 
-def member(name: str, data: bytes, mode: int = 0o100644) -> bytes:
-    raw = name.encode() + b"\0"
-    fields = (1, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(raw), 0)
-    header = b"070701" + b"".join(b"%08X" % field for field in fields)
-    head = header + raw
-    return padded(head) + padded(data)
-
-
-def padded(data: bytes) -> bytes:
-    return data + b"\0" * (-len(data) % 4)
-
-
 def archive(*members: Member) -> bytes:
-    return b"".join(member(*each) for each in members) + member("TRAILER!!!", b"", 0)
+    return newc.archive(*(newc.member(*each) for each in members))
 
 
 INIT: Member = ("init", b"#!/bin/sh\n", 0o100755)
@@ -166,6 +155,13 @@ def test_what_comes_after_the_first_archive_is_compared_too() -> None:
     microcode = archive(("kernel/x86/microcode/GenuineIntel.bin", b"early", 0o100644)) + bytes(512)
     left, right = archive(INIT, CONF), archive(INIT, ("etc/conf", b"a=2", 0o100644))
     assert compare.initrds(microcode + left, microcode + right) == ["initrd:etc/conf: content"]
+
+
+def test_what_only_moved_in_an_aligned_initrd_is_no_difference() -> None:
+    library = ("usr/lib/libc.so", bytes(9_000), 0o100755)
+    longer = ("etc/conf", b"a=1" * 100, 0o100644)
+    left, right = (initrd.align(archive(INIT, each, library)) for each in (CONF, longer))
+    assert compare.initrds(left, right) == ["initrd:etc/conf: content"]
 
 
 def test_a_compressed_initrd_is_compared_as_a_whole() -> None:

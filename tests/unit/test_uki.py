@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import struct
 from pathlib import Path
 
@@ -99,6 +100,30 @@ def test_what_went_in_comes_out(
     image = make_uki(write(tmp_path_factory.mktemp("stub"), stub), added)
     assert read_sections(image) == {**there, **added}
     check_as_firmware_does(image, stub, added)
+
+
+def test_large_sections_begin_on_blocks_of_the_file_and_no_byte_is_in_no_section(
+    stub_file: Path,
+) -> None:
+    for length in (1, 300, 4095, 4096, 5000):
+        sections = {**SECTIONS, ".osrel": b"x" * length}
+        pe = pefile.PE(data=make_uki(stub_file, sections), fast_load=True)
+        found = {section.Name.rstrip(b"\0").decode(): section for section in pe.sections}
+        for name in (".initrd", ".linux"):
+            assert found[name].PointerToRawData % 4096 == 0
+        added = [found[name] for name in sections]
+        for one, next_one in itertools.pairwise(added):
+            assert one.PointerToRawData + one.SizeOfRawData == next_one.PointerToRawData
+
+
+def test_a_longer_command_line_moves_no_block_of_the_initrd(stub_file: Path) -> None:
+    initrd = bytes(range(256)) * 100
+    ukis = [
+        make_uki(stub_file, {**SECTIONS, ".cmdline": b"x" * length, ".initrd": initrd})
+        for length in (10, 3000)
+    ]
+    blocks = [{uki[at : at + 4096] for at in range(0, len(uki), 4096)} for uki in ukis]
+    assert len(blocks[1] - blocks[0]) <= 3  # headers, and the command line
 
 
 def test_a_signature_and_a_symbol_table_are_dropped_with_what_points_to_them(
