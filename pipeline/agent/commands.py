@@ -239,9 +239,10 @@ def _change(
 def _live_status(places: Places) -> Status:
     """What the agent said last, mended by what can be seen now without the network."""
     from pipeline.agent.site import read_site
-    from pipeline.agent.status import find, make_status
+    from pipeline.agent.status import find, find_limit, make_status
 
     site, problems = read_site()
+    now = clock.now()
     running: Running | None = None
     try:
         running = open_machine().running()
@@ -252,7 +253,10 @@ def _live_status(places: Places) -> Status:
     state = memory.load()
     root = os.geteuid() == 0  # others cannot read what is remembered, nor tell whether it lasts
     if said is not None and _same_boot(said, running):
-        update: dict[str, object] = {"working": said.working if _at_work(places) else None}
+        update: dict[str, object] = {
+            "working": said.working if _at_work(places) else None,
+            "bandwidth": find_limit(site, now),
+        }
         if root:
             update["pin"] = state.pin  # a person may have changed it since
         if running is not None:
@@ -260,7 +264,7 @@ def _live_status(places: Places) -> Status:
         return said.model_copy(update=update)
     if root:
         problems = (*problems, *memory.problems)
-    return make_status(clock.now(), site, running, state, problems=problems)
+    return make_status(now, site, running, state, problems=problems)
 
 
 def _same_boot(said: Status, running: Running | None) -> bool:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pipeline.models.device import Running
     from pipeline.models.site import Site
     from pipeline.store.base import Reader
+    from pipeline.store.throttled import Throttle
 
 _KEY = "device.key"
 _DIGITS = 16  # of the root's digest, in the name of the folder that remembers what it vouched for
@@ -117,7 +118,7 @@ def compose(
     if not missing and root is not None:
         # What was trusted lasts where the memory does: older metadata is refused by it.
         trusted = places.data / "recast/trust" if memory.lasts else places.run / "trust"
-        upstream = open_stores(site, root, trusted)
+        upstream = open_stores(site, root, trusted, stop)
     return Parts(
         site=site,
         machine=open_machine(),
@@ -132,24 +133,55 @@ def compose(
     )
 
 
-def open_stores(site: Site, root: bytes, folder: Path) -> Stores:
+def open_stores(site: Site, root: bytes, folder: Path, stop: Stop | None = None) -> Stores:
     """The stores of a site, with what was verified of them before.
 
     Args:
         site: names them; at least one.
         root: the root of trust.
         folder: holds a folder for each root of trust.
+        stop: ends a wait for bandwidth when set.
     """
     from pipeline import digest
     from pipeline.agent.upstream import Stores
     from pipeline.transfer.source import StoreSource
 
     remembered = folder / digest.of_bytes(root)[:_DIGITS]
-    return Stores([open_reader(url) for url in site.store], root, remembered, StoreSource)
+    return Stores(open_readers(site, stop), root, remembered, StoreSource)
 
 
-def open_reader(url: str) -> Reader:
+def open_readers(site: Site, stop: Stop | None = None) -> list[Reader]:
+    """The stores of a site, which share its bandwidth; a folder of this machine takes none of it.
+
+    Args:
+        site: names them, and what they may take.
+        stop: ends a wait for bandwidth when set.
+
+    Raises:
+        UsageError: one has no URL of a store.
+    """
+    throttle = open_throttle(site, stop) if site.bandwidth else None
+    return [open_reader(url, throttle) for url in site.store]
+
+
+def open_throttle(site: Site, stop: Stop | None = None) -> Throttle:
+    """What holds a machine to the bandwidth of its site."""
+    from pipeline.policy.bandwidth import limit_at
+    from pipeline.store.throttled import Throttle
+
+    def rate() -> float | None:
+        bits = limit_at(site.bandwidth, clock.now()).rate
+        return None if bits is None else bits / 8
+
+    return Throttle(rate, stop=stop)
+
+
+def open_reader(url: str, throttle: Throttle | None = None) -> Reader:
     """The store at a URL: on a web server, or in a folder of this machine.
+
+    Args:
+        url: where it is.
+        throttle: what a web server is held to.
 
     Raises:
         UsageError: it is no URL of a store.
@@ -163,7 +195,12 @@ def open_reader(url: str) -> Reader:
     from pipeline.store.http_errors import Patience
 
     # A thin link is away for a minute or two now and then: what is under way waits for it.
-    return HttpStore(url, Limits(patience=Patience(attempts=9)))
+    patience = Patience(attempts=9)
+    if throttle is None:
+        return HttpStore(url, Limits(patience=patience))
+    from pipeline.store.throttled import ThrottledStore
+
+    return ThrottledStore(HttpStore(url, Limits(patience=patience, span=throttle.span)), throttle)
 
 
 def _device_key(places: Places, memory: Memory) -> Path:

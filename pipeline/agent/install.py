@@ -111,7 +111,7 @@ def install(
     Raises:
         RecastError: it was refused, or failed.
     """
-    from pipeline.agent.compose import open_reader
+    from pipeline.agent.compose import open_readers
     from pipeline.agent.progress import Progress
     from pipeline.agent.target import open_target
     from pipeline.agent.upstream import Stores
@@ -120,7 +120,7 @@ def install(
 
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="recast-") as folder:
-        stores = Stores([open_reader(url) for url in site.store], root, Path(folder), StoreSource)
+        stores = Stores(open_readers(site, stop), root, Path(folder), StoreSource)
         release = find_release(stores, site, version)
         part = require_disk(release)
         source = stores.source

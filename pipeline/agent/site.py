@@ -1,22 +1,23 @@
 """What this machine was told at its site, from systemd credentials.
 
-=================== ============================================ =============================
-credential          holds                                        without it
-=================== ============================================ =============================
-``recast.device``   the machine's name                           :func:`own_name`
-``recast.site``     the site's name                              none
-``recast.labels``   ``key=value``, by lines or commas            none
-``recast.store``    URLs, by lines or commas, the best first     nothing is followed
-``recast.channel``  a channel                                    nothing is followed
-``recast.image``    the image to follow                          the one that runs
-``recast.window``   ``Mon-Fri 02:00-05:00 UTC``, lines or commas it may reboot at any time
-``recast.checkins`` a URL for reports                            ``checkins/`` of the store
-``recast.poll``     ``15m``                                      15m
-``recast.tries``    1 to 9                                       3
-``recast.deadline`` ``10m``                                      10m
-``recast.root``     a root of trust (TUF's ``root.json``)        the image's own
-``recast.network``  see :mod:`pipeline.agent.network`            DHCP
-=================== ============================================ =============================
+==================== =========================================== =============================
+credential           holds                                       without it
+==================== =========================================== =============================
+``recast.device``    the machine's name                          :func:`own_name`
+``recast.site``      the site's name                             none
+``recast.labels``    ``key=value``, by lines or commas           none
+``recast.store``     URLs, by lines or commas, the best first    nothing is followed
+``recast.channel``   a channel                                   nothing is followed
+``recast.image``     the image to follow                         the one that runs
+``recast.window``    ``Mon-Fri 02:00-05:00 UTC``, lines or commas it may reboot at any time
+``recast.bandwidth`` ``Mon-Fri 07:00-19:00 256 kbit/s``, as these it fetches as fast as it can
+``recast.checkins``  a URL for reports                           ``checkins/`` of the store
+``recast.poll``      ``15m``                                     15m
+``recast.tries``     1 to 9                                      3
+``recast.deadline``  ``10m``                                     10m
+``recast.root``      a root of trust (TUF's ``root.json``)       the image's own
+``recast.network``   see :mod:`pipeline.agent.network`           DHCP
+==================== =========================================== =============================
 
 Each is read by itself. A wrong one is named, and what holds without it holds.
 """
@@ -37,7 +38,7 @@ from pipeline.agent import credentials
 from pipeline.agent.credentials import PREFIX, ROOT_LIMIT, Unseal, find_folder
 from pipeline.agent.network import read_network
 from pipeline.models.fields import FROM_FILE, format_duration, shown
-from pipeline.models.site import Site, parse_window
+from pipeline.models.site import Bandwidth, Site, parse_bandwidth, parse_window
 
 MACHINE_ID = Path("/etc/machine-id")
 IMAGE_ROOT = Path("/usr/lib/recast/root.json")
@@ -47,6 +48,7 @@ _PURPOSE = b"recast device name 1"
 _NAMES = (*Site.model_fields, "root", "network")
 _LENGTHS = ("poll", "deadline")
 _MAX_LABELS = 32
+_MAX_BANDWIDTHS = 32
 
 Problems = list[str]
 
@@ -172,6 +174,8 @@ def _instead(name: str) -> str:
     default = Site.model_fields[name].default
     if name == "window":
         return "; this machine may reboot at any time"
+    if name == "bandwidth":
+        return "; this machine fetches as fast as it can"
     if name in _LENGTHS:
         return f"; {format_duration(default)} it is"
     if name == "tries":
@@ -234,10 +238,32 @@ def _windows(text: str, problems: Problems) -> tuple[object, ...]:
     return tuple(windows)
 
 
+def _bandwidths(text: str, problems: Problems) -> tuple[Bandwidth, ...]:
+    found: list[Bandwidth] = []
+    # `1,5 Mbit/s` is one wrong entry: not `1`, and 5 Mbit/s.
+    for entry in _entries(text, r"\n|(?<![0-9]),|,(?![0-9])"):
+        try:
+            if len(found) == _MAX_BANDWIDTHS:
+                raise ValueError(f"expected at most {_MAX_BANDWIDTHS} rates; the rest is left out")
+            bandwidth = parse_bandwidth(entry)
+            if bandwidth.window is None and any(each.window is None for each in found):
+                raise ValueError(
+                    f"{shown(entry)} is a second one without a window; the first holds"
+                )
+        except ValueError as error:
+            problems.append(f"{PREFIX}bandwidth: {error}")
+            if len(found) == _MAX_BANDWIDTHS:
+                break
+        else:
+            found.append(bandwidth)
+    return tuple(found)
+
+
 _LISTS: dict[str, Callable[[str, Problems], object]] = {
     "labels": _labels,
     "store": _stores,
     "window": _windows,
+    "bandwidth": _bandwidths,
 }
 """Credentials of several entries; a wrong entry is named, and the others hold."""
 

@@ -18,6 +18,7 @@ from pipeline.models.device import Attempt, Pin, Running, State
 from pipeline.models.fields import Moment, Record
 from pipeline.models.site import Site
 from pipeline.policy.backoff import clock_problem
+from pipeline.policy.bandwidth import Limit, limit_at
 from pipeline.policy.installation import Wanted
 from pipeline.policy.verdict import Gate
 from pipeline.policy.window import unknown_zones
@@ -81,6 +82,7 @@ class Status(Record):
         made: when this was written down.
         agent: version of Recast.
         device, site, labels, channel, image, store: who it is and what it follows.
+        bandwidth: how fast it may fetch at the moment; None: its site sets no limit at any time.
         running: what runs; None if it cannot be told.
         confirmed: is what runs blessed?
         wanted, why, settled: the version that it should run, why that one, and whether it does.
@@ -104,6 +106,7 @@ class Status(Record):
     channel: str = ""
     image: str = ""
     store: tuple[str, ...] = ()
+    bandwidth: Limit | None = None
     running: Running | None = None
     confirmed: bool = False
     wanted: str = ""
@@ -163,6 +166,7 @@ def make_status(
         channel=site.channel or "",
         image=site.image or (running.image if running is not None else ""),
         store=site.store,
+        bandwidth=find_limit(site, now),
         running=running,
         confirmed=running is not None and not running.trial,
         wanted=wanted.version if wanted is not None else state.wanted,
@@ -180,6 +184,11 @@ def make_status(
         problems=tuple(dict.fromkeys((*problems, *_seen(now, site, state, wanted)))),
         drift=drift,
     )
+
+
+def find_limit(site: Site, now: datetime) -> Limit | None:
+    """How fast a machine may fetch at *now*; None if its site sets no limit at any time."""
+    return limit_at(site.bandwidth, now) if site.bandwidth else None
 
 
 def trouble(error: BaseException) -> Trouble:
@@ -226,8 +235,10 @@ def find(path: Path = PATH) -> Status | None:
 
 def _seen(now: datetime, site: Site, state: State, wanted: Wanted | None) -> Iterator[str]:
     """What is wrong with this machine's settings and clock, as far as that shows here."""
-    for zone in unknown_zones(site.window):
-        yield f"recast.window: the time zone {zone} is not known here, and UTC is taken for it"
+    limited = [each.window for each in site.bandwidth if each.window is not None]
+    for name, windows in (("window", site.window), ("bandwidth", limited)):
+        for zone in unknown_zones(windows):
+            yield f"recast.{name}: the time zone {zone} is not known here, and UTC is taken for it"
     known = [state.attempt.release] if state.attempt is not None else []
     if wanted is not None and wanted.release is not None:
         known.append(wanted.release)

@@ -24,6 +24,7 @@ from pipeline.agent.advice import (
 )
 from pipeline.clock import duration, iso
 from pipeline.files import format_size
+from pipeline.models.site import format_rate
 from pipeline.policy import backoff
 
 if TYPE_CHECKING:
@@ -281,6 +282,10 @@ def _facts(status: Status, now: datetime, width: int) -> str:
         rows.append(("labels", ", ".join(f"{k}={v}" for k, v in sorted(status.labels.items()))))
     if status.channel:
         rows.append(("channel", f"{status.channel} of {', '.join(status.store) or 'no store'}"))
+    if status.bandwidth is not None:
+        rate, until = status.bandwidth.rate, status.bandwidth.until
+        text = f", until {_moment(until, now)}" if until is not None else ""
+        rows.append(("bandwidth", format_rate(rate) + text))
     if status.running is not None:
         rows.append(("root hash", status.running.root_hash[:_DIGITS]))
         rows.append(("up for", _length(status.running.uptime)))

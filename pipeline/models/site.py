@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import time
+from decimal import Decimal
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
@@ -20,8 +21,16 @@ _WINDOW = re.compile(
     r"(?:(?P<first>[A-Z][a-z]{2})(?:-(?P<last>[A-Z][a-z]{2}))?\s+)?"
     r"(?P<start>\d{2}:\d{2})-(?P<end>\d{2}:\d{2})(?:\s+(?P<zone>[A-Za-z]+(?:/[A-Za-z_+-]+)*))?"
 )
+_BANDWIDTH = re.compile(
+    r"(?:(?P<window>.+) )?"
+    r"(?:(?P<number>[0-9]{1,6}(?:\.[0-9]{1,3})?) ?(?P<prefix>[kMG]?)bit/s|unlimited)"
+)
+_PREFIXES = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
 _MINUTE = 60.0
 _HOUR = 3600.0
+
+LEAST_RATE = 8000
+"""Bits per second below which a link is of no use: stores give up slower ones."""
 
 
 class Window(Model):
@@ -63,6 +72,52 @@ def parse_window(text: str) -> Window:
     return Window(days=days, start=start, end=end, zone=match["zone"] or "UTC")
 
 
+class Bandwidth(Model):
+    """How fast a machine may fetch, at some time or else.
+
+    Attributes:
+        window: when that holds; None: when no entry with a window does.
+        rate: bits per second; None: there is no limit.
+    """
+
+    window: Window | None = None
+    rate: Annotated[int, Field(ge=LEAST_RATE)] | None = None
+
+
+def parse_bandwidth(text: str) -> Bandwidth:
+    """A limit from ``256 kbit/s``, ``Mon-Fri 07:00-19:00 Europe/Berlin 1.5 Mbit/s``, ``unlimited``.
+
+    What stands before the rate is a window, as :func:`parse_window` reads it. A kbit is 1000 bits.
+
+    Raises:
+        ValueError: it is none.
+    """
+    match = _BANDWIDTH.fullmatch(" ".join(text.split()))
+    if match is None:
+        raise ValueError(
+            "expected a rate such as `256 kbit/s` or `unlimited`, or one after a window such as "
+            f"`Mon-Fri 07:00-19:00 UTC 1.5 Mbit/s`, got {shown(text)}"
+        )
+    window = parse_window(match["window"]) if match["window"] else None
+    if match["number"] is None:
+        return Bandwidth(window=window)
+    rate = round(Decimal(match["number"]) * _PREFIXES[match["prefix"]])
+    if rate < LEAST_RATE:
+        raise ValueError(f"expected at least {format_rate(LEAST_RATE)}, got {shown(text)}")
+    return Bandwidth(window=window, rate=rate)
+
+
+def format_rate(rate: int | None) -> str:
+    """Bits per second for a person: ``256 kbit/s``, ``1.5 Mbit/s``; ``unlimited`` for None."""
+    if rate is None:
+        return "unlimited"
+    # The largest unit in which it can be written, and read again, without loss.
+    fits = (each for each in "GMk" if rate >= _PREFIXES[each] and not 1000 * rate % _PREFIXES[each])
+    prefix = next(fits, "")
+    number = f"{Decimal(rate) / _PREFIXES[prefix]:.3f}".rstrip("0").rstrip(".")
+    return f"{number} {prefix}bit/s"
+
+
 StoreUrl = Annotated[
     str,
     AfterValidator(
@@ -97,7 +152,9 @@ class Site(Model):
         store: where releases come from, the first that answers; none: nothing is followed.
         channel: the channel that is followed; empty: none.
         image: the image that is followed; empty: the one that runs.
-        window: when it may reboot into another release; None: at any time.
+        window: when it may reboot into another release; none: at any time.
+        bandwidth: how fast it may fetch; the first entry whose window is open holds, and when
+            none is, the one without a window; none: as fast as it can.
         checkins: where reports go; empty: to ``checkins/`` of the first store.
         poll: seconds between two looks at the store, to which some jitter is added.
         tries: how often a new release may die without a word before the boot loader goes back.
@@ -111,6 +168,7 @@ class Site(Model):
     channel: Label | None = None
     image: Label | None = None
     window: tuple[Window, ...] = ()
+    bandwidth: tuple[Bandwidth, ...] = ()
     checkins: StoreUrl | None = None
     poll: Annotated[Duration, Field(ge=10.0, le=7 * 24 * _HOUR)] = 15 * _MINUTE
     tries: WholeNumber = Field(default=3, ge=1, le=9)

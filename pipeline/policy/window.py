@@ -21,6 +21,9 @@ _SECOND = timedelta(seconds=1)
 # Two weeks: a weekly window may fall into an hour that is left out, or a day (Samoa, 2011-12-30).
 _DAYS_AHEAD = 15
 
+AHEAD = timedelta(days=_DAYS_AHEAD - 2)
+"""How far :func:`spans` looks ahead, whatever the time zone."""
+
 
 def is_open(windows: Sequence[Window], now: datetime) -> bool:
     """Is *now* in one of the windows? Without any it always is."""
@@ -36,14 +39,14 @@ def next_opening(windows: Sequence[Window], now: datetime) -> datetime | None:
     now = now.astimezone(UTC)
     if not windows:
         return now
-    opens = [max(start, now) for each in windows for start, end in _spans(each, now) if end > now]
+    opens = [max(start, now) for each in windows for start, end in spans(each, now) if end > now]
     return min(opens, default=None)
 
 
 def closing(windows: Sequence[Window], now: datetime) -> datetime | None:
     """When what is open at *now* ends, in UTC; None if nothing is open, or ever closes."""
     now = now.astimezone(UTC)
-    ends = [end for each in windows for start, end in _spans(each, now) if start <= now < end]
+    ends = [end for each in windows for start, end in spans(each, now) if start <= now < end]
     return max(ends, default=None)
 
 
@@ -79,8 +82,11 @@ def unknown_zones(windows: Sequence[Window]) -> tuple[str, ...]:
     return tuple(zone for zone in zones if _find_zone(zone) is None)
 
 
-def _spans(window: Window, now: datetime) -> Iterator[tuple[datetime, datetime]]:
-    """The times that a window is open, of those that end around *now* or begin soon after."""
+def spans(window: Window, now: datetime) -> Iterator[tuple[datetime, datetime]]:
+    """The times that a window is open, in UTC: from its start until, and without, its end.
+
+    All of those that hold a moment from *now* until :data:`AHEAD` later, in their order.
+    """
     zone = _find_zone(window.zone) or UTC
     later = _DAY if window.end <= window.start else timedelta()
     for ahead in range(-2, _DAYS_AHEAD):

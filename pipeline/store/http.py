@@ -32,7 +32,7 @@ _REDIRECTS = 5
 _PROGRESS = 1 << 20  # bytes after which a cut connection counts as the first one again
 _MISSING = (403, 404, 410)  # 403: what S3 says where one may read but not list
 _AGAIN = (408, 425, 429, 500, 502, 503, 504)
-_RANGE = re.compile(r"bytes (?:([0-9]{1,18})-[0-9]{1,18}|\*)/([0-9]{1,18}|\*)")
+_RANGE = re.compile(r"bytes (?:([0-9]{1,18})-([0-9]{1,18})|\*)/([0-9]{1,18}|\*)")
 _Got = TypeVar("_Got")
 
 
@@ -46,6 +46,7 @@ class Limits:
         pace: the least that must come over a while.
         patience: how often, and with which pauses, a failed request is repeated.
         connections: most connections that are kept open.
+        span: asked before each request of a stream: the most bytes to ask for; None: all.
     """
 
     connect: float = 10.0
@@ -53,6 +54,7 @@ class Limits:
     pace: Pace = field(default_factory=Pace)
     patience: Patience = field(default_factory=Patience)
     connections: int = 16
+    span: Callable[[], int | None] = lambda: None
 
 
 class HttpStore:
@@ -117,12 +119,12 @@ class HttpStore:
 
     def stream(self, key: str, *, start: int = 0, size: int | None = None) -> Iterator[bytes]:
         """See :meth:`pipeline.store.base.Reader.stream`."""
-        place = _Place(start, end=None if size is None else start + size)
+        place = _Place(start, until=None if size is None else start + size)
         failures, begin = 0, start
-        while not place.reached:
+        while not (place.ended or place.reached):
             try:
-                yield from self._pieces(key, place)
-                return
+                untold = place.etag is not None and place.total is None  # where would it end?
+                yield from self._pieces(key, place, None if untold else self._limits.span())
             except Again as again:
                 failures = 1 if place.at - begin >= _PROGRESS else failures + 1
                 begin = place.at
@@ -233,11 +235,12 @@ class HttpStore:
             )
         return bytes(data)
 
-    def _pieces(self, key: str, place: _Place) -> Iterator[bytes]:
+    def _pieces(self, key: str, place: _Place, span: int | None) -> Iterator[bytes]:
         """What comes in one answer, from *place* on; raises `Again` if it was not all."""
-        with self._answer("GET", key, place.headers()) as answer:
+        with self._answer("GET", key, place.headers(span)) as answer:
             skip = place.settle(key, self._url, answer)
             if skip is None:
+                place.ended = True
                 return
             for piece in _body(answer):
                 wanted = place.within(piece[skip:])
@@ -247,8 +250,10 @@ class HttpStore:
                     yield wanted
                 if place.reached:
                     return
-        if place.total is not None and place.at < place.total:
+        if place.end is not None and place.at < place.end:
             raise Again("the connection was cut")
+        last = span is None if place.total is None else place.at >= place.total
+        place.ended = answer.status_code == 200 or last
 
     @contextlib.contextmanager
     def _told(self, key: str) -> Iterator[None]:
@@ -285,30 +290,35 @@ class _Place:
 
     Attributes:
         at: the next byte that is wanted.
-        end: the first byte that is not wanted any more; None: the object's end.
+        until: the first byte that is not wanted any more; None: the object's end.
         etag: the object's, once an answer came.
         total: its size, once an answer told it.
+        end: where the bytes of the last answer end, if it told that.
+        ended: is there nothing more?
     """
 
     at: int
-    end: int | None = None
+    until: int | None = None
     etag: str | None = None
     total: int | None = None
+    end: int | None = None
+    ended: bool = False
 
     @property
     def reached(self) -> bool:
         """Has all come that is wanted?"""
-        return self.end is not None and self.at >= self.end
+        return self.until is not None and self.at >= self.until
 
     def within(self, piece: bytes) -> bytes:
         """What of *piece*, which begins at ``at``, is wanted."""
-        return piece if self.end is None else piece[: max(0, self.end - self.at)]
+        return piece if self.until is None else piece[: max(0, self.until - self.at)]
 
-    def headers(self) -> dict[str, str]:
-        """What asks for the rest, or for all if it is not the same object any more."""
-        if self.at == 0 and self.end is None:
+    def headers(self, span: int | None) -> dict[str, str]:
+        """What asks for the next *span* bytes (None: the rest), or for all if it has changed."""
+        ends = [end for end in (self.until, None if span is None else self.at + span) if end]
+        if self.at == 0 and not ends:
             return {}
-        headers = {"Range": f"bytes={self.at}-{'' if self.end is None else self.end - 1}"}
+        headers = {"Range": f"bytes={self.at}-{min(ends) - 1 if ends else ''}"}
         if self.etag and self.etag.startswith('"'):  # a weak one is not allowed here
             headers["If-Range"] = self.etag
         return headers
@@ -321,7 +331,7 @@ class _Place:
             NetworkError: the answer is not one to what was asked.
         """
         match = _RANGE.fullmatch(answer.headers.get("Content-Range", ""))
-        said = match[2] if match and answer.status_code != 200 else None
+        said = match[3] if match and answer.status_code != 200 else None
         total = int(said) if said and said != "*" else None
         if answer.status_code == 200:
             total = length(answer.headers)
@@ -332,13 +342,15 @@ class _Place:
                 raise self._changed(key, url)
             self.etag, self.total = etag, total if total is not None else self.total
         if answer.status_code == 200:
+            self.end = total
             return None if total is not None and self.at >= total else self.at
         if answer.status_code == 416:
-            if self.etag is not None and total != self.total:
+            if self.total is not None and total != self.total:
                 raise self._changed(key, url)
             if total is None or self.at >= total:
                 return None
-        elif match and match[1] and int(match[1]) == self.at:
+        elif match and match[1] and int(match[1]) == self.at <= int(match[2]):
+            self.end = int(match[2]) + 1
             return 0
         raise NetworkError(
             f"{url} answers with another part of {key} than was asked for",

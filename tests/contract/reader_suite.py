@@ -179,6 +179,18 @@ class ReaderContract:
         put(store, "large", data)
         assert b"".join(reader.stream("large", start=start)) == data[start:]
 
+    @pytest.mark.parametrize(
+        ("start", "size"),
+        [(0, 0), (0, 1), (0, MEBIBYTE), (7, 5), (MEBIBYTE - 1, 2), (MEBIBYTE, 100), (99, 1 << 40)],
+    )
+    def test_a_stream_ends_where_it_is_told(
+        self, store: Store, reader: Reader, start: int, size: int
+    ) -> None:
+        data = noise(MEBIBYTE + 100)
+        put(store, "large", data)
+        pieces = list(reader.stream("large", start=start, size=size))
+        assert b"".join(pieces) == data[start : start + size]
+
     @pytest.mark.parametrize("start", [5, 6, 1000])
     def test_from_the_end_on_there_is_nothing(
         self, store: Store, reader: Reader, start: int

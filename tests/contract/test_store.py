@@ -11,8 +11,9 @@ import pytest
 
 from pipeline.serve import serve
 from pipeline.store.base import Reader, Store
-from pipeline.store.http import HttpStore
+from pipeline.store.http import HttpStore, Limits
 from pipeline.store.local import LocalStore
+from pipeline.store.throttled import Throttle, ThrottledStore
 from tests.contract.store_suite import ReaderContract, StoreContract
 from tests.fakes.store import FaultyStore, MemoryStore
 
@@ -48,6 +49,35 @@ class TestHttpStoreBehindOurServer(ReaderContract):
     def reader(self, tmp_path: Path) -> Iterator[Reader]:
         with serve(tmp_path / "store") as server, HttpStore(server.url) as reader:
             yield reader
+
+
+def generous() -> Throttle:
+    """Slow enough for a wait or two in a test that reads some MiB."""
+    return Throttle(lambda: 64e6)
+
+
+class TestThrottledStore(ReaderContract):
+    @pytest.fixture
+    def store(self) -> Store:
+        return MemoryStore()
+
+    @pytest.fixture
+    def reader(self, store: Store) -> Reader:
+        return ThrottledStore(store, generous())
+
+
+class TestThrottledHttpStore(ReaderContract):
+    """Asked for a part at a time, as a site's stores are."""
+
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> Store:
+        return LocalStore(tmp_path / "store")
+
+    @pytest.fixture(params=[1 << 20, 100_000])
+    def reader(self, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Reader]:
+        limits = Limits(span=lambda: int(request.param))
+        with serve(tmp_path / "store") as server, HttpStore(server.url, limits) as reader:
+            yield ThrottledStore(reader, generous())
 
 
 class TestLocalStoreWithoutHardLinks(StoreContract):

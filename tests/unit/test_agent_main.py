@@ -14,7 +14,7 @@ from pipeline.agent.main import main, parser
 from pipeline.agent.state import at_work
 from pipeline.errors import HostError, NetworkError
 from pipeline.models.device import KnownBad
-from pipeline.models.site import Site
+from pipeline.models.site import Site, parse_bandwidth
 from tests.fakes.pointers import make_published
 from tests.fakes.site_machine import IMAGE, NOW, SiteMachine, channel
 
@@ -67,6 +67,19 @@ def test_status_tells_what_the_agent_found_last_and_what_runs_now(
     assert found["device"] == "till-4"
     assert found["wanted"] == V2
     assert found["waiting"][0]["gate"] == "not halted"
+
+
+def test_status_tells_how_fast_this_machine_may_fetch_now(
+    machine: SiteMachine, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call(machine, "run")  # whose limit is another one by now
+    capsys.readouterr()
+    site = Site(device="m1", bandwidth=(parse_bandwidth("256 kbit/s"),))
+    monkeypatch.setattr("pipeline.agent.site.read_site", lambda: (site, ()))
+    assert call(machine, "status", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["bandwidth"] == {"rate": 256_000, "until": None}
+    assert call(machine, "status", "--no-drift") == 0
+    assert "256 kbit/s" in capsys.readouterr().out
 
 
 def test_status_answers_on_a_machine_that_is_none_of_ours(

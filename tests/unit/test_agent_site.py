@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pipeline.agent import credentials
 from pipeline.agent.site import own_name, read_root, read_site
 from pipeline.errors import HostError
-from pipeline.models.site import Site, parse_window
+from pipeline.models.site import Site, parse_bandwidth, parse_window
 from tests.fakes.systemd import FakeSystemd
 
 IDENTITY = "0123456789abcdef0123456789abcdef"
@@ -68,6 +68,7 @@ def test_all_settings_arrive(give: Give, machine_id: Path) -> None:
         channel="stable",
         image="edge-web",
         window="Mon-Fri 02:00-05:00, Sat 22:00-04:00 Europe/Berlin",
+        bandwidth="Mon-Fri 07:00-19:00 128 kbit/s,\n22:00-05:00 UTC unlimited, 1.5 Mbit/s",
         checkins="https://hear.example",
         poll="5m",
         tries="5",
@@ -87,6 +88,11 @@ def test_all_settings_arrive(give: Give, machine_id: Path) -> None:
         window=(
             parse_window("Mon-Fri 02:00-05:00"),
             parse_window("Sat 22:00-04:00 Europe/Berlin"),
+        ),
+        bandwidth=(
+            parse_bandwidth("Mon-Fri 07:00-19:00 128 kbit/s"),
+            parse_bandwidth("22:00-05:00 UTC unlimited"),
+            parse_bandwidth("1.5 Mbit/s"),
         ),
         checkins="https://hear.example",
         poll=300.0,
@@ -109,6 +115,8 @@ def test_all_settings_arrive(give: Give, machine_id: Path) -> None:
         ("tries", "12", "expected at most 9, got 12"),
         ("deadline", "2d", "expected at most 1d, got"),
         ("window", "at night", 'expected a window such as `Mon-Fri.*got "at night"'),
+        ("bandwidth", "256", 'expected a rate such as .* got "256"'),
+        ("bandwidth", "1,5 Mbit/s", "nothing in it is right; .* fetches as fast as it can"),
         ("checkins", "mail://x", "expected a URL with https, http or file"),
         ("store", "https://me:secret@host/", "expected a URL"),
         ("labels", "press", 'expected key=value, got "press"'),
@@ -136,12 +144,17 @@ def test_one_wrong_entry_of_a_list_costs_nothing_but_itself(give: Give, machine_
         store="https://a.example,ftp://b.example",
         labels="line=3,line=4,x=§",
         window="02:00-03:00,25:00-26:00",
+        bandwidth="128 kbit/s,night 4 Mbit/s,64 kbit/s",
     )
     site, problems = read_site(folder, machine_id=machine_id)
     assert site.store == ("https://a.example",)
     assert site.labels == {"line": "3"}
     assert site.window == (parse_window("02:00-03:00"),)
-    assert len(problems) == 4
+    assert site.bandwidth == (parse_bandwidth("128 kbit/s"),)
+    assert len(problems) == 6
+    assert problems[1] == (
+        'recast.bandwidth: "64 kbit/s" is a second one without a window; the first holds'
+    )
 
 
 def test_a_window_that_is_none_says_what_follows_from_it(give: Give, machine_id: Path) -> None:
@@ -149,6 +162,13 @@ def test_a_window_that_is_none_says_what_follows_from_it(give: Give, machine_id:
     assert problems[-1] == (
         "recast.window: nothing in it is right; this machine may reboot at any time"
     )
+
+
+def test_more_limits_than_can_be_meant_are_left_out(give: Give, machine_id: Path) -> None:
+    folder = give(bandwidth="\n".join(f"00:{n:02}-01:00 64 kbit/s" for n in range(40)))
+    site, problems = read_site(folder, machine_id=machine_id)
+    assert len(site.bandwidth) == 32
+    assert problems == ("recast.bandwidth: expected at most 32 rates; the rest is left out",)
 
 
 def test_a_misspelt_name_is_told(give: Give, machine_id: Path) -> None:
@@ -227,6 +247,9 @@ def test_the_root_of_trust_is_the_sites_and_else_the_images(give: Give, tmp_path
             st.text(max_size=200).map(str.encode),
             st.from_regex(r"[0-9]{1,400}[smhd]?", fullmatch=True).map(str.encode),
             st.from_regex(r"([A-Za-z]{3}-)?\d\d:\d\d-\d\d:\d\d [A-Z/]*", fullmatch=True).map(
+                str.encode
+            ),
+            st.from_regex(r"(\d\d:\d\d-\d\d:\d\d )?\d{1,7} [kMG]?bit/s", fullmatch=True).map(
                 str.encode
             ),
             st.sampled_from(

@@ -18,7 +18,7 @@ from pipeline.agent.status import Status, Working, make_status, render
 from pipeline.errors import DigestError, DiskFullError, HostError, NetworkError, TrustError
 from pipeline.models.device import Attempt, Pin, Running, State
 from pipeline.models.pointer import Pointer, PublishedRelease, Revocation
-from pipeline.models.site import Site, parse_window
+from pipeline.models.site import Site, parse_bandwidth, parse_window
 from pipeline.policy import installation, rollout, window
 from pipeline.policy.verdict import Gate
 from pipeline.store.base import MissingError
@@ -298,6 +298,17 @@ STATES: dict[str, Callable[[], Status]] = {
     ),
     "unknown-zone": lambda: told(
         SITE.model_copy(update={"window": (parse_window("02:00-04:00 Europe/Berlim"),)}), NEW
+    ),
+    "bandwidth": lambda: told(
+        SITE.model_copy(
+            update={
+                "bandwidth": (
+                    parse_bandwidth("07:00-19:00 Europe/Berlin 256 kbit/s"),
+                    parse_bandwidth("20:00-06:00 Europe/Berlim unlimited"),
+                )
+            }
+        ),
+        NEW,
     ),
     "wrong-setting": lambda: told(
         here=NEW,
