@@ -222,7 +222,7 @@ class _Roots:
         first = self._first.setdefault(entry.inode, entry.path)
         cost = self._cost(entry) if first == entry.path else 0
         if first != entry.path and (old is None or not self._same(old, entry)):
-            why = f"a link to {first}: costs nothing"
+            why = "a link: costs nothing"
         elif old is None or stat.S_IFMT(old.mode) != stat.S_IFMT(entry.mode):
             was = f", was {_KINDS[stat.S_IFMT(old.mode)]}" if old is not None else ""
             why = self._why_new(entry, cost) + was
@@ -254,7 +254,7 @@ class _Roots:
         """Does it cost nothing because another new file has the same new blocks?"""
         if cost or not any(map(self.fresh.is_new, self.new.of(entry))):
             return ""
-        return "like another new file: costs nothing"
+        return "as another: costs nothing"
 
     def _same(self, old: Entry, new: Entry) -> bool:
         if (old.size, old.blocks, old.device) != (new.size, new.blocks, new.device):
@@ -308,9 +308,9 @@ def _charge(spans: Sequence[_Span], changed: set[str], at: int) -> str:
 
 def _why(span: _Span, count: int, *, changed: bool, new: bool) -> str:
     if not changed:
-        return f"the same, shifted: {count} of {span.blocks} blocks"
+        return f"shifted: {count} of {span.blocks} blocks"
     if not count:
-        return f"{'new' if new else 'changed'}, in blocks that it shares with others"
+        return f"{'new' if new else 'changed'}, in shared blocks"
     return _told(count, span.blocks, new=new)
 
 
@@ -320,7 +320,7 @@ def _told(count: int, blocks: int, *, new: bool) -> str:
             return "moved: costs nothing"
         return "new" if count == blocks else f"new: {count} of {blocks} blocks"
     if not count:
-        return "changed, of blocks that were there: costs nothing"
+        return "changed: costs nothing"
     return f"changed {count} of {blocks} blocks"
 
 
