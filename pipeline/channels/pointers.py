@@ -9,8 +9,9 @@ from typing import Annotated
 from pydantic import AfterValidator, TypeAdapter, ValidationError
 
 from pipeline import digest
+from pipeline.channels.desk import near
 from pipeline.clock import iso
-from pipeline.errors import UsageError
+from pipeline.errors import RefusedError, UsageError
 from pipeline.models.channel import Wave, Waves, check_steps
 from pipeline.models.fields import ENTRY_PROBLEMS
 from pipeline.models.pointer import Held, Pointer, PublishedRelease, Revocation, Rollout
@@ -168,3 +169,53 @@ def is_newer(held: Held, pointer: Pointer) -> bool:
     """Is that release newer than what the channel holds now?"""
     present = pointer.release
     return present is not None and held.version[:_TIME_DIGITS] > present.version[:_TIME_DIGITS]
+
+
+def find_target(pointer: Pointer, to: str | None) -> Held:
+    """What a channel is to be rolled back to.
+
+    Args:
+        pointer: what the channel says.
+        to: a version, or the beginning of just one; else the newest that is not revoked, and is
+            not newer than what the channel holds.
+
+    Raises:
+        UsageError: there is nothing like that to go back to; names what there is.
+        RefusedError: what *to* names is revoked.
+    """
+    targets = return_targets(pointer)
+    if to is None:
+        found = [each for each in targets if not is_newer(each, pointer)]
+        if found:
+            return found[0]
+        raise _nowhere(pointer, targets)
+    called = [each for each in pointer.history if each.version.startswith(to)]
+    exact = [each for each in called if each.version == to] or called
+    if len(exact) > 1:
+        names = ", ".join(each.version for each in exact)
+        raise UsageError(f"`{to}` is the beginning of several versions", hint=f"Such as: {names}.")
+    if not exact:
+        raise UsageError(
+            f"{pointer.channel} has not held {pointer.image}@{to}, or too long ago",
+            hint=near(to, [each.version for each in targets]),
+        )
+    revocation = pointer.revocation(exact[0].version, exact[0].root_hash)
+    if revocation is not None:
+        raise RefusedError(
+            f"{pointer.image}@{exact[0].version} is revoked: {revocation.reason}",
+            hint=near(to, [each.version for each in targets]),
+        )
+    return exact[0]
+
+
+def _nowhere(pointer: Pointer, targets: Sequence[Held]) -> UsageError:
+    if targets:
+        names = ", ".join(each.version for each in targets)
+        return UsageError(
+            f"{pointer.channel} has held nothing older of {pointer.image} that is not revoked",
+            hint=f"`--to` goes to a newer one that it went back from: {names}.",
+        )
+    return UsageError(
+        f"{pointer.channel} has held nothing else of {pointer.image} that it could go back to",
+        hint=f"`recast freeze {pointer.channel}` stops it where it is.",
+    )

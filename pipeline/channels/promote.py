@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from pipeline.channels.desk import Desk, held_pointer, moved_on, near
+from pipeline.channels.desk import Desk, held_pointer, moved_on
 from pipeline.channels.facts import (
     Dossier,
     examine,
@@ -20,7 +20,8 @@ from pipeline.channels.facts import (
     read_manifest,
     touch_objects,
 )
-from pipeline.channels.pointers import is_newer, moved, new_rollout, return_targets
+from pipeline.channels.pointers import find_target, moved, new_rollout, return_targets
+from pipeline.channels.starts import Start, find_starts
 from pipeline.channels.verdicts import Action, Surroundings, decide, look_around
 from pipeline.clock import duration, iso
 from pipeline.errors import RefusedError, TrustError, UsageError
@@ -48,6 +49,7 @@ class Promotion:
         reason: why, as the person said.
         propose: is it left for others to sign where our keys are not enough?
         around: what the other channels say of the image.
+        starts: what it costs machines, by release that they run now.
         outcome: what came of it; None while it was only decided.
     """
 
@@ -59,6 +61,7 @@ class Promotion:
     changes: ReleaseDiff
     rollout: Rollout
     around: Surroundings
+    starts: tuple[Start, ...] = ()
     reason: str = ""
     propose: bool = False
     outcome: Outcome | None = None
@@ -189,7 +192,7 @@ def plan_rollback(
     """
     view = desk.view(channel)
     pointer = held_pointer(view, image)
-    held = _find_target(pointer, to)
+    held = find_target(pointer, to)
     release = desk.published.find(image, held.version)
     if release is None:
         others = [each.version for each in return_targets(pointer) if each != held]
@@ -235,6 +238,7 @@ def carry_out(desk: Desk, planned: Promotion) -> Promotion:
         planned.rollout.waves,
         planned.reason,
         planned.propose,
+        planned.starts,
     )
 
     def change(view: ChannelView) -> ChannelChange:
@@ -264,6 +268,7 @@ class _Asked:
     waves: tuple[Wave, ...]
     reason: str
     propose: bool
+    starts: tuple[Start, ...] | None = None  # once they are known
 
 
 def _decide(desk: Desk, asked: _Asked, view: ChannelView) -> Promotion:
@@ -273,6 +278,9 @@ def _decide(desk: Desk, asked: _Asked, view: ChannelView) -> Promotion:
     present = pointer.release if pointer is not None else None
     old = read_manifest(desk, present) if present is not None else None
     changes = compare(old, dossier.manifest)
+    starts = asked.starts
+    if starts is None:
+        starts = find_starts(desk, release, pointer, now)
     verdict = decide(
         desk,
         asked.action,
@@ -280,6 +288,7 @@ def _decide(desk: Desk, asked: _Asked, view: ChannelView) -> Promotion:
         view,
         asked.around,
         changes,
+        starts,
         propose=asked.propose,
         now=now,
     )
@@ -292,6 +301,7 @@ def _decide(desk: Desk, asked: _Asked, view: ChannelView) -> Promotion:
         changes=changes,
         rollout=new_rollout(view.name, release, asked.waves, now),
         around=asked.around,
+        starts=starts,
         reason=asked.reason,
         propose=asked.propose,
     )
@@ -315,45 +325,6 @@ def _holding(pointer: Pointer | None) -> tuple[object, ...]:
     return pointer.release.version, pointer.release.root_hash, pointer.since
 
 
-def _find_target(pointer: Pointer, to: str | None) -> Held:
-    targets = return_targets(pointer)
-    if to is None:
-        found = [each for each in targets if not is_newer(each, pointer)]
-        if found:
-            return found[0]
-        raise _nowhere(pointer, targets)
-    called = [each for each in pointer.history if each.version.startswith(to)]
-    exact = [each for each in called if each.version == to] or called
-    if len(exact) > 1:
-        names = ", ".join(each.version for each in exact)
-        raise UsageError(f"`{to}` is the beginning of several versions", hint=f"Such as: {names}.")
-    if not exact:
-        raise UsageError(
-            f"{pointer.channel} has not held {pointer.image}@{to}, or too long ago",
-            hint=near(to, [each.version for each in targets]),
-        )
-    revocation = pointer.revocation(exact[0].version, exact[0].root_hash)
-    if revocation is not None:
-        raise RefusedError(
-            f"{pointer.image}@{exact[0].version} is revoked: {revocation.reason}",
-            hint=near(to, [each.version for each in targets]),
-        )
-    return exact[0]
-
-
-def _nowhere(pointer: Pointer, targets: Sequence[Held]) -> UsageError:
-    if targets:
-        names = ", ".join(each.version for each in targets)
-        return UsageError(
-            f"{pointer.channel} has held nothing older of {pointer.image} that is not revoked",
-            hint=f"`--to` goes to a newer one that it went back from: {names}.",
-        )
-    return UsageError(
-        f"{pointer.channel} has held nothing else of {pointer.image} that it could go back to",
-        hint=f"`recast freeze {pointer.channel}` stops it where it is.",
-    )
-
-
 def _require_same(release: PublishedRelease, held: Held) -> None:
     """Refuse a description that is not that of the release that the channel held."""
     if (release.root_hash, release.manifest.digest) != (held.root_hash, held.manifest):
@@ -362,6 +333,11 @@ def _require_same(release: PublishedRelease, held: Held) -> None:
             "release that the channel held under this version",
             hint="Somebody has changed it: publish the release again from where it was built.",
         )
+
+
+def _held(promotion: Promotion) -> str:
+    before = promotion.before
+    return f"{before.image}@{before.version}" if before is not None else "OLD"
 
 
 def _way_out(promotion: Promotion) -> str:
@@ -379,6 +355,8 @@ def _way_out(promotion: Promotion) -> str:
         "newer": f"`recast rollback {release.image} --channel {promotion.channel}` goes back.",
         "clean": "Commit the changes, and run it again: what is committed can go everywhere.",
         "tests": f"`recast test {named}` tests it, and `recast publish {named}` adds the result.",
+        "wire budget": f"`recast publish {named}` makes deltas from what channels hold now; "
+        f"`recast diff {_held(promotion)} {named}` tells which files cost.",
         "soak": f"`recast promote {named} --to {promotion.around.before}` puts it there.",
         "approvals": "With one of several keys, `--propose` leaves it in the store for the others "
         "to sign; `recast keys list` shows who has them.",

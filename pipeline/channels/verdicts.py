@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
+from pipeline.policy.budgets import Download
 from pipeline.policy.promotion import (
     Approvals,
     PromotionFacts,
@@ -18,6 +19,7 @@ from pipeline.policy.promotion import (
 if TYPE_CHECKING:
     from pipeline.channels.desk import Desk
     from pipeline.channels.facts import Dossier
+    from pipeline.channels.starts import Start
     from pipeline.models.pointer import Pointer, Revocation
     from pipeline.policy.verdict import Verdict
     from pipeline.releases import ReleaseDiff
@@ -74,6 +76,7 @@ def decide(
     view: ChannelView,
     around: Surroundings,
     changes: ReleaseDiff,
+    starts: Sequence[Start],
     *,
     propose: bool,
     now: datetime,
@@ -87,6 +90,7 @@ def decide(
         view: the channel.
         around: the other channels.
         changes: against what the channel holds.
+        starts: what it costs machines, by release that they run now.
         propose: may others sign later?
         now: the present moment.
     """
@@ -109,6 +113,7 @@ def decide(
         problems=_problems(dossier),
         missing=dossier.missing,
         package_changes=_package_changes(changes),
+        download=_download(starts),
     )
     return judge(facts, now)
 
@@ -151,3 +156,10 @@ def _package_changes(changes: ReleaseDiff) -> int | None:
         return None
     packages = changes.packages
     return len(packages.added) + len(packages.removed) + len(packages.changed)
+
+
+def _download(starts: Sequence[Start]) -> Download | None:
+    """What the dearest of the releases that the channel holds costs."""
+    totals = [start.total for start in starts if start.kind == "held"]
+    dearest = max(totals, key=lambda each: each.size, default=None)
+    return Download(dearest.size, dearest.ways) if dearest is not None else None

@@ -163,6 +163,8 @@ def _gates(definition: ChannelDefinition) -> str:
         words.append(f"at most {gates.max_package_changes} package changes")
     if gates.max_growth is not None:
         words.append(f"at most {format_size(gates.max_growth)} more")
+    if gates.wire_budget is not None:
+        words.append(f"at most {format_size(gates.wire_budget)} to download")
     return ", ".join(words) or "those that every channel has"
 
 

@@ -37,6 +37,7 @@ COMMANDS: dict[str, str] = {
     "test": "Boot releases in virtual machines and test them.",
     "images": "List images and their newest releases.",
     "show": "Show everything about one release.",
+    "diff": "Show what differs between two releases, and what it costs.",
     "runs": "List past and present runs.",
     "log": "Print the logs of a run, or the history of a channel.",
     "init": "Make the keys and the signed store of a new project.",

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 from pipeline.channels.promote import Promotion
 from pipeline.cli.outcomes import outcome_data, rollout_data, waves_text
 from pipeline.cli.terminal import colour, printable, table
+from pipeline.cli.wire import fleet_data, fleet_text
 from pipeline.clock import iso
 from pipeline.files import format_size
 from pipeline.releases import format_growth
 
 if TYPE_CHECKING:
+    from pipeline.channels.starts import Fleet
     from pipeline.policy.verdict import Verdict
 
 _CHANGES = 15  # packages that are named; --json has them all
@@ -29,19 +31,25 @@ def gates_table(verdict: Verdict) -> str:
     return table(rows, ("", "gate", "reason"))
 
 
-def promotion_text(promotion: Promotion) -> str:
-    """Everything about a promotion that has been decided, for a person."""
+def promotion_text(promotion: Promotion, fleet: Fleet) -> str:
+    """Everything about a promotion that has been decided, for a person.
+
+    Args:
+        promotion: what was decided.
+        fleet: from where machines start.
+    """
     release = promotion.release
     word = "into" if promotion.action == "promote" else "back into"
     title = colour(f"{release.image} {release.version} {word} {promotion.channel}", "", bold=True)
     if promotion.already:
         return f"{title}\n\n{promotion.channel} holds it already: nothing is to be done."
     parts = [title, gates_table(promotion.verdict), _sites(promotion)]
-    return printable("\n\n".join(parts), sys.stdout)
+    parts.append(fleet_text(fleet, back=promotion.action == "rollback"))
+    return printable("\n\n".join(part for part in parts if part), sys.stdout)
 
 
-def promotion_data(promotion: Promotion, now: datetime) -> dict[str, object]:
-    """A promotion as JSON-able data."""
+def promotion_data(promotion: Promotion, fleet: Fleet, now: datetime) -> dict[str, object]:
+    """A promotion as JSON-able data; arguments as for :func:`promotion_text`."""
     release, before, opens = promotion.release, promotion.before, promotion.verdict.opens
     return {
         "action": promotion.action,
@@ -65,6 +73,7 @@ def promotion_data(promotion: Promotion, now: datetime) -> dict[str, object]:
         "before": {"version": before.version, "root_hash": before.root_hash} if before else None,
         "changes": promotion.changes.model_dump(mode="json") if promotion.changes.old else None,
         "download_size": release.download_size,
+        "downloads": fleet_data(fleet),
         "rollout": rollout_data(promotion.rollout, now),
         "outcome": outcome_data(promotion.outcome),
     }

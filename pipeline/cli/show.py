@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from pipeline.cli.context import Context
+from pipeline.cli.found import find_published
 from pipeline.cli.images import ago
 from pipeline.cli.standing import Standing, find_standing, stand, standing_data, standing_sections
 from pipeline.cli.terminal import colour, duration, printable, table, width
@@ -65,12 +66,13 @@ def show(release: str, packages: bool, files: bool, as_json: bool) -> None:
         shown = _Shown(stored.release, stored)
         published = find_standing(context, image, stored.release.version)
     except UsageError:
-        published = _find_published(context, release, known, here=bool(store.of(image)))
-        if published is None and not version and catalog is not None and image in catalog:
+        found = find_published(context, release, known)
+        if found is None and not version and catalog is not None and image in catalog:
             _show_definition(catalog, image, as_json)
             return
-        if published is None:
+        if found is None:
             raise
+        published = stand(context, found)
         shown = _Shown(context.published.manifest(published.release), None)
     before = store.previous(shown.release)
     change = compare(before.release if before else None, shown.release)
@@ -100,32 +102,6 @@ class _Shown:
 
     release: Release
     stored: Stored | None
-
-
-def _find_published(
-    context: Context, words: str, known: Sequence[str], *, here: bool
-) -> Standing | None:
-    """What the signed store knows of a release that is not here; None if it has not got it.
-
-    Args:
-        context: the project.
-        words: what was typed.
-        known: names of the defined images.
-        here: are there other releases of that image here?
-
-    Raises:
-        UsageError: only the store has releases of that image, and none is called so.
-        RecastError: there is a store, and it cannot be read.
-    """
-    if context.find_root() is None:
-        return None
-    try:
-        found = context.published.resolve(words, known)
-    except UsageError:
-        if not here and split(words)[0] in context.published.images():
-            raise
-        return None  # what is here says better what is near
-    return stand(context, found)
 
 
 def _catalog(context: Context) -> Catalog | None:

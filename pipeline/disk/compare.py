@@ -5,12 +5,43 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import digest
 
 _HEADER = 110  # bytes of a "newc" header, see cpio(5): magic, then thirteen hexadecimal fields
 _TRAILER = "TRAILER!!!"
+
+
+@dataclass(frozen=True)
+class Member:
+    """One member of a cpio archive.
+
+    Attributes:
+        name: its name.
+        header: the bytes before its name.
+        content: its bytes.
+        at: where its header begins, in bytes.
+    """
+
+    name: str
+    header: bytes
+    content: bytes
+    at: int
+
+    @property
+    def told(self) -> bytes:
+        """What its header says of it, without the size of the name.
+
+        Zeros behind the name align the content, so that size follows from all that is in front.
+        """
+        return self.header[:94] + self.header[102:]
+
+    @property
+    def end(self) -> int:
+        """Where its content ends."""
+        return _up(self.at + _HEADER + _number(self.header[94:102])) + len(self.content)
 
 
 def trees(left: Path, right: Path) -> list[str]:
@@ -29,7 +60,10 @@ def trees(left: Path, right: Path) -> list[str]:
 
 def initrds(left: bytes, right: bytes) -> list[str]:
     """Members of two plain cpio archives that differ in header or content, with why."""
-    ours, theirs = dict(_members(left)), dict(_members(right))
+    ours, theirs = (
+        {each.name: (each.told, each.content) for each in members(archive)}
+        for archive in (left, right)
+    )
     found = [f"initrd:{name}: only in one build" for name in ours.keys() ^ theirs.keys()]
     for name in ours.keys() & theirs.keys():
         if ours[name] != theirs[name]:
@@ -38,6 +72,28 @@ def initrds(left: bytes, right: bytes) -> list[str]:
     if not found and left != right:
         found.append("initrd: order of its members, or padding")
     return sorted(found)
+
+
+def members(archive: bytes) -> Iterator[Member]:
+    """The members of all the plain cpio archives that follow one another.
+
+    Ends at what is no plain archive: it has no members to name.
+    """
+    at = 0
+    while archive[at : at + 6] in (b"070701", b"070702"):
+        begin, header = at, archive[at : at + _HEADER]
+        try:
+            size, name_size = _number(header[54:62]), _number(header[94:102])
+        except ValueError:
+            return
+        name_field = archive[at + _HEADER : at + _HEADER + name_size]
+        name = name_field.split(b"\0", 1)[0].decode(errors="replace")
+        start = _up(at + _HEADER + name_size)
+        at = _up(start + size)
+        if name == _TRAILER:
+            at = _after_zeros(archive, at)
+        else:
+            yield Member(name, header, archive[start : start + size], begin)
 
 
 def _entries(root: Path) -> dict[str, tuple[str, ...]]:
@@ -74,29 +130,6 @@ def _differences(left: Path, right: Path) -> list[str]:
 def _attributes(path: Path) -> dict[str, bytes]:
     names = os.listxattr(path, follow_symlinks=False)
     return {name: os.getxattr(path, name, follow_symlinks=False) for name in names}
-
-
-def _members(archive: bytes) -> Iterator[tuple[str, tuple[bytes, bytes]]]:
-    """Name, header and content of each member, of all the archives that follow one another.
-
-    A header is without the size of the name: zeros behind the name align the content, so the size
-    follows from all that is in front. Ends at what is no plain archive: it has no members to name.
-    """
-    at = 0
-    while archive[at : at + 6] in (b"070701", b"070702"):
-        header = archive[at : at + _HEADER]
-        try:
-            size, name_size = _number(header[54:62]), _number(header[94:102])
-        except ValueError:
-            return
-        name_field = archive[at + _HEADER : at + _HEADER + name_size]
-        name = name_field.split(b"\0", 1)[0].decode(errors="replace")
-        start = _up(at + _HEADER + name_size)
-        at = _up(start + size)
-        if name == _TRAILER:
-            at = _after_zeros(archive, at)
-        else:
-            yield name, (header[:94] + header[102:], archive[start : start + size])
 
 
 def _after_zeros(archive: bytes, at: int) -> int:

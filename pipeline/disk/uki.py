@@ -102,11 +102,22 @@ def read_sections(uki: bytes) -> dict[str, bytes]:
     Raises:
         BuildError: it is not a PE32+ file.
     """
+    places = locate_sections(uki).items()
+    return {name: uki[start:end] for name, (start, end) in places}
+
+
+def locate_sections(uki: bytes) -> dict[str, tuple[int, int]]:
+    """Where the sections of a UKI begin and end in its file, in bytes, by name.
+
+    Raises:
+        BuildError: it is not a PE32+ file.
+    """
     headers = _parse(uki, "uki")
     return {
-        section.name.decode(errors="replace"): uki[
-            section.at : section.at + min(section.size, section.raw)
-        ]
+        section.name.decode(errors="replace"): (
+            section.at,
+            section.at + min(section.size, section.raw),
+        )
         for section in headers.sections
     }
 

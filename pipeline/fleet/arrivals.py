@@ -75,6 +75,19 @@ class StoreCheckIns:
         found = self._store.list(_PREFIX)
         return list(self._read(info for info in found if not info.key.startswith(_HISTORY)))
 
+    def sample(self, most: int) -> tuple[list[Arrival], int]:
+        """The newest reports of *most* machines at most, and how many machines there are.
+
+        Of more they are taken at equal distances, by name: a site's machines have names alike.
+
+        Raises:
+            NetworkError, HostError: the store cannot be read.
+        """
+        found = [info for info in self._store.list(_PREFIX) if not info.key.startswith(_HISTORY)]
+        count = min(most, len(found))
+        chosen = [found[number * len(found) // count] for number in range(count)]
+        return list(self._read(chosen)), len(found)
+
     def of(self, device: str) -> tuple[Arrival | None, list[Arrival]]:
         """See :meth:`CheckIns.of`."""
         info = self._store.find(checkin_key(device))

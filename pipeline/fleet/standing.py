@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -115,6 +115,21 @@ def shares(standings: Iterable[Standing]) -> list[Share]:
         for (image, version), who in runs.items()
     ]
     return sorted(found, key=lambda share: (share.image, -share.machines, share.version))
+
+
+def running(arrivals: Iterable[Arrival], image: str, channel: str) -> dict[str, int]:
+    """How many machines of *image* that follow *channel* run which version.
+
+    Whoever does not say what runs, or is not to be believed, does not count.
+    """
+    said = (each.signed.checkin for each in arrivals if each.signed is not None)
+    return dict(
+        Counter(
+            each.version
+            for each in said
+            if each.version and (each.image, each.channel) == (image, channel)
+        )
+    )
 
 
 def lags(standings: Iterable[Standing]) -> list[Lag]:

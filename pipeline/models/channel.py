@@ -141,6 +141,11 @@ class Gates(Model):
     max_growth: Size | None = Field(
         default=None, description="Bytes that a machine stores more than of the release before."
     )
+    wire_budget: Size | None = Field(
+        default=None,
+        description="Bytes that a machine which runs what the channel has downloads at most: "
+        "root and boot file together, each in the cheapest way there is.",
+    )
 
 
 class ChannelDefinition(Model):

@@ -13,10 +13,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from pipeline.clock import duration, iso
-from pipeline.files import format_size
 from pipeline.models.channel import ChannelDefinition
 from pipeline.models.fields import format_duration
 from pipeline.models.pointer import Held, Pointer, PublishedRelease, Revocation
+from pipeline.policy.budgets import Download, growth, package_changes, wire_budget
 from pipeline.policy.verdict import Gate, Verdict
 
 _DIGITS = 12  # of a digest in a message
@@ -93,6 +93,7 @@ class PromotionFacts:
         problems: why evidence does not count, by ``provenance`` or the provider's name.
         missing: keys of its objects that are not in the store.
         package_changes: packages added, removed or changed since *present*; None if unknown.
+        download: what a machine downloads that runs *present*; None if unknown.
         approvals: who signs.
     """
 
@@ -112,6 +113,7 @@ class PromotionFacts:
     problems: Mapping[str, str] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
     package_changes: int | None = None
+    download: Download | None = None
 
 
 def stays_of(pointer: Pointer | None, release: PublishedRelease) -> tuple[Stay, ...]:
@@ -150,9 +152,10 @@ def judge(facts: PromotionFacts, now: datetime) -> Verdict:
     ]
     if promote:
         gates += [_provenance(facts), *_tests(facts), _soak(facts, now)]
-        gates += [_package_changes(facts), _growth(facts)]
+        gates += _budgets(facts)
     else:
-        names = ["provenance", *_test_names(facts), "soak", "package changes", "growth"]
+        names = ["provenance", *_test_names(facts), "soak"]
+        names += [gate.name for gate in _budgets(facts)]
         gates += [Gate(name, True, _NOT_ASKED) for name in names]
     return Verdict((*gates, _approvals(facts.approvals)))
 
@@ -325,30 +328,13 @@ def _open_at(stays: Sequence[Stay], needed: timedelta) -> datetime:
         return _LAST_MOMENT
 
 
-def _package_changes(facts: PromotionFacts) -> Gate:
-    name, most = "package changes", facts.channel.gates.max_package_changes
-    if facts.present is None:
-        return Gate(name, True, "the first release: there is none to compare with")
-    found = facts.package_changes
-    if found is None:
-        since = f"what changed since {facts.present.version} cannot be told"
-        return Gate(name, most is None, since if most is not None else f"{since}; no limit")
-    changes = f"{found} package{'' if found == 1 else 's'} since {facts.present.version}"
-    if most is None:
-        return Gate(name, True, f"{changes}; no limit")
-    return Gate(name, found <= most, f"{changes}; at most {most}")
-
-
-def _growth(facts: PromotionFacts) -> Gate:
-    most, present = facts.channel.gates.max_growth, facts.present
-    if present is None:
-        return Gate("growth", True, "the first release: there is none to compare with")
-    more = facts.release.machine_size - present.machine_size
-    size = f"{format_size(abs(more))} {'more' if more > 0 else 'less'}" if more else "as large"
-    text = f"{size} {'as' if not more else 'than'} {present.version}"
-    if most is None:
-        return Gate("growth", True, f"{text}; no limit")
-    return Gate("growth", more <= most, f"{text}; at most {format_size(most)} more")
+def _budgets(facts: PromotionFacts) -> list[Gate]:
+    gates, present = facts.channel.gates, facts.present
+    return [
+        package_changes(present, facts.package_changes, gates.max_package_changes),
+        growth(present, facts.release, gates.max_growth),
+        wire_budget(present, facts.download, gates.wire_budget),
+    ]
 
 
 def _approvals(who: Approvals) -> Gate:

@@ -14,6 +14,7 @@ from pipeline.models.pointer import (
     Revocation,
     StoredObject,
 )
+from pipeline.policy.budgets import Download
 from pipeline.policy.promotion import (
     Approvals,
     PromotionFacts,
@@ -85,6 +86,7 @@ def facts(**changes: Any) -> PromotionFacts:
         tests=(passed(release(2)),),
         provenance=("builder",),
         package_changes=3,
+        download=Download(int(6.2 * MIB), ("delta",)),
     )
     return replace(good, **changes)
 
@@ -101,6 +103,7 @@ def back(**changes: Any) -> PromotionFacts:
             "tests": (),
             "provenance": (),
             "package_changes": None,
+            "download": None,
             **changes,
         }
     )

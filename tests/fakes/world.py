@@ -16,6 +16,7 @@ from pipeline.channels.pointers import moved, new_rollout
 from pipeline.channels.published import PublishedReleases
 from pipeline.models.channel import ALL_AT_ONCE, ChannelDefinition, Channels, Gates, Wave
 from pipeline.models.pointer import (
+    Delta,
     Event,
     Evidence,
     PublishedPart,
@@ -24,6 +25,7 @@ from pipeline.models.pointer import (
 )
 from pipeline.models.release import Failure, Package, Part, Release
 from pipeline.store.base import Store, object_key, release_key
+from pipeline.transfer.costs import ROLES
 from pipeline.trust.attest import Build, Material, Subject, provenance, sbom_reference, test_result
 from pipeline.trust.client import TrustClient
 from pipeline.trust.keys import Keyring
@@ -78,6 +80,7 @@ class Publisher:
         tests: Mapping[str, bool] | None = None,
         moment: datetime | None = None,
         attested: bool = True,
+        deltas: Sequence[PublishedRelease] = (),
     ) -> PublishedRelease:
         """Put a release into the store, an hour younger than the one before; into no channel.
 
@@ -89,6 +92,7 @@ class Publisher:
             tests: outcomes by provider; passed on qemu if None.
             moment: its commit's time.
             attested: does it come with provenance and SBOM reference?
+            deltas: releases from which there is a delta of root and boot file, of 15 bytes each.
         """
         self._releases += 1
         number = self._releases
@@ -102,11 +106,19 @@ class Publisher:
             dirty=dirty,
         )
         return self.put(
-            release, tests={"qemu": True} if tests is None else tests, attested=attested
+            release,
+            tests={"qemu": True} if tests is None else tests,
+            attested=attested,
+            deltas=deltas,
         )
 
     def put(
-        self, release: Release, *, tests: Mapping[str, bool] | None = None, attested: bool = True
+        self,
+        release: Release,
+        *,
+        tests: Mapping[str, bool] | None = None,
+        attested: bool = True,
+        deltas: Sequence[PublishedRelease] = (),
     ) -> PublishedRelease:
         """Put just this release into the store; the files' digests become those of their bytes."""
         contents = {role: f"{release.name} {role}".encode() for role in (*release.parts, "sbom")}
@@ -138,6 +150,7 @@ class Publisher:
                     digest=part.digest,
                     size=part.size,
                     stored=self._store(contents[role]),
+                    deltas=self._deltas(role, deltas),
                 )
                 for role, part in parts.items()
             },
@@ -166,6 +179,18 @@ class Publisher:
             signed = test_result(subject, verdict, [tester])
             evidence.append(Evidence(kind="test", provider=provider, stored=self._store(signed)))
         return tuple(evidence)
+
+    def _deltas(self, role: str, bases: Sequence[PublishedRelease]) -> tuple[Delta, ...]:
+        return tuple(
+            Delta(
+                base=base.identity(role),
+                version=base.version,
+                index=self._store(b"an index "),
+                stored=self._store(b"blocks"),
+            )
+            for base in bases
+            if role in ROLES
+        )
 
     def _store(self, data: bytes) -> StoredObject:
         sha256 = digest.of_bytes(data)

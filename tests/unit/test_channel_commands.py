@@ -20,7 +20,9 @@ import pytest
 from pipeline.cli.context import Context
 from pipeline.cli.main import main
 from pipeline.models.channel import ChannelDefinition, Channels, Gates
+from pipeline.models.checkin import checkin_key
 from pipeline.store.base import object_key
+from tests.fakes.machines import Reporter
 from tests.fakes.store import Fault, FaultyStore, MemoryStore
 from tests.fakes.stored import make_release, make_verdict, store_release
 from tests.fakes.world import HOUR, World
@@ -195,6 +197,87 @@ def test_promotion_as_json(
     assert data["opens"] is not None
     assert [gate["name"] for gate in data["gates"] if not gate["passed"]] == ["soak"]
     assert json.loads(captured.err)["code"] == 10
+
+
+def report(world: World, device: str, version: str, channel: str = "stable") -> None:
+    sent = Reporter(device).report(version=version, channel=channel)
+    world.store.create(checkin_key(device), sent)
+
+
+def test_what_each_machine_downloads_is_told_by_what_it_runs(world: World, recast: Recast) -> None:
+    lost, old = world.publish(), world.publish()
+    new = world.publish(deltas=[old])
+    world.hold("stable", old)
+    world.hold("candidate", new)
+    world.wait(DAY)
+    for number in range(3):
+        report(world, f"berlin-{number}", old.version)
+    report(world, "rome-1", lost.version)
+    report(world, "paris-1", "gone")
+    report(world, "dev-1", lost.version, "dev")
+    text = recast("promote", "edge-web", "--to", "stable", "--dry-run")
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    assert "what a machine downloads, at most" in lines
+    assert "from machines delta whole 256 kbit/s" in lines
+    whole = new.download_size
+    assert f"{old.version} 3 30 B {whole} B under 1m" in lines
+    assert f"{lost.version} 1 – {whole} B under 1m" in lines
+    assert f"gone 1 – {whole} B under 1m" in lines
+    assert f"✓ wire budget 30 B from {old.version}, by delta; no limit" in lines
+    data = json.loads(recast("promote", "edge-web", "--to", "stable", "--dry-run", "--json"))
+    found = data["downloads"]
+    assert (found["bits_per_second"], found["problem"]) == (256_000, None)
+    assert [(each["version"], each["kind"], each["machines"]) for each in found["from"]] == [
+        (old.version, "held", 3),
+        (lost.version, "reported", 1),
+        ("gone", "reported", 1),
+    ]
+    assert found["from"][0]["ways"] == {"delta": 30, "whole": whole}
+    assert found["from"][0]["cheapest"] == {"ways": ["delta"], "size": 30}
+    assert found["from"][0]["parts"]["uki"]["delta"] == 15
+
+
+def test_machines_that_nobody_can_ask_are_not_counted(
+    project: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    store = FaultyStore(MemoryStore(), "unreadable", only={"list"}, keys="checkins/")
+    world = World(tmp_path / "world", store=store)
+    sit_down(world, project, monkeypatch)
+    recast = caller(capsys)
+    world.hold("dev", world.publish())
+    world.publish()
+    text = recast("promote", "edge-web", "--to", "dev", "--dry-run")
+    assert "Machines are not counted: memory://fake cannot be read: Permission denied." in text
+    assert "machines" not in text.split("what a machine downloads")[1].splitlines()[1]
+    data = json.loads(recast("promote", "edge-web", "--to", "dev", "--json"))
+    assert "cannot be read" in data["downloads"]["problem"]
+    assert data["downloads"]["from"][0]["machines"] is None
+    assert data["outcome"]["published"], "it keeps nobody from promoting"
+
+
+def test_only_so_many_releases_of_machines_are_told_of(
+    world: World, recast: Recast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.channels.starts.VERSIONS", 1)
+    monkeypatch.setattr("pipeline.channels.starts.REPORTS", 4)
+    world.hold("dev", world.publish())
+    world.publish()
+    for number, version in enumerate(["a", "a", "b", "c", "d"]):
+        report(world, f"m-{number}", version, "dev")
+    text = recast("promote", "edge-web", "--to", "dev", "--dry-run")
+    assert "Machines are counted in 4 of 5 reports." in text
+    assert "2 machines run still other releases: see `recast sites`." in text
+
+
+def test_going_back_may_cost_nothing(world: World, recast: Recast) -> None:
+    old, new = world.publish(), world.publish()
+    world.hold("stable", old, new)
+    text = recast("rollback", "edge-web", "--channel", "stable", "--dry-run")
+    assert "Nothing where a machine's other slot still holds it." in text
+    assert "✓  wire budget      not asked of a rollback" in text
 
 
 @pytest.fixture
@@ -459,6 +542,21 @@ def test_everything_about_one_channel(world: World, recast: Recast) -> None:
     assert f"refuses {old.version} since" in text
     check_shape("channel.json", recast("channels", "stable", "--json"))
     assert "Did you mean `stable`?" in recast("channels", "stabel", code=2)
+
+
+def test_a_wire_budget_is_told_with_the_other_gates(
+    tmp_path: Path,
+    project: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    channels = Channels(
+        channels=(ChannelDefinition(name="dev", gates=Gates(wire_budget=20 << 20)),)
+    )
+    sit_down(World(tmp_path / "world", channels=channels), project, monkeypatch)
+    recast = caller(capsys)
+    assert "gates         tests on qemu, at most 20.0 MiB to download" in recast("channels", "dev")
+    assert json.loads(recast("channels", "dev", "--json"))["gates"]["wire_budget"] == 20 << 20
 
 
 def test_releases_are_listed_with_where_they_stand(world: World, recast: Recast) -> None:

@@ -102,6 +102,12 @@ def test_a_channels_file_is_no_image_and_needs_none(images: Path) -> None:
     assert load_channels(images).names == ("only",)
 
 
+def test_a_wire_budget_is_a_size(images: Path) -> None:
+    text = "channels: [{name: a, gates: {wire_budget: 20MiB}}]"
+    (images / "channels.yaml").write_text(text)
+    assert load_channels(images)["a"].gates.wire_budget == 20 << 20
+
+
 # --- one wrong thing at a time
 
 WRONG = {
@@ -144,6 +150,9 @@ WRONG = {
     ),
     "channels: [{name: a, gates: {max_growth: 1 pound}}]": (
         '1: channels[0].gates.max_growth: expected a size such as 512MiB, got "1 pound"'
+    ),
+    "channels: [{name: a, gates: {wire_budget: much}}]": (
+        '1: channels[0].gates.wire_budget: expected a size such as 512MiB, got "much"'
     ),
     "channels: [{name: a, waves: []}]": (
         "1: channels[0].waves: expected the last wave to have the share 100%: it is what brings "
@@ -289,6 +298,7 @@ def _channels(draw: st.DrawFn) -> Channels:
                     approvals=draw(st.integers(1, 16)),
                     max_package_changes=draw(st.none() | st.integers(0, 999)),
                     max_growth=draw(st.none() | st.integers(1, 1 << 40)),
+                    wire_budget=draw(st.none() | st.integers(1, 1 << 40)),
                 ),
                 waves=draw(_waves()),
             )

@@ -15,7 +15,7 @@ from pipeline.errors import DiskFullError, HostError, TrustError
 from pipeline.fleet.accept import Acceptor
 from pipeline.fleet.arrivals import Arrival, StoreCheckIns
 from pipeline.fleet.envelope import Place, Signed, opened, place_of
-from pipeline.fleet.standing import Standing, chosen, lags, shares, stand
+from pipeline.fleet.standing import Standing, chosen, lags, running, shares, stand
 from pipeline.models.checkin import MAX_CHECKIN, checkin_key, history_key
 from tests.fakes.machines import NOW, Reporter, said
 from tests.fakes.store import MemoryStore
@@ -356,3 +356,35 @@ def test_everybody_is_counted_once(fleet: list[dict[str, Any]]) -> None:
     assert sum(share.machines for share in shares(found)) == len(found)
     told = [device for lag in lags(found) for device in lag.devices]
     assert sorted(told) == sorted(s.checkin.device for s in found if s.lagging)
+
+
+def test_who_runs_what_is_counted_by_channel_and_image(store: MemoryStore) -> None:
+    for name, fields in {
+        "a": {},
+        "b": {},
+        "c": {"version": "1"},
+        "d": {"channel": "dev"},
+        "e": {"image": "edge-db"},
+        "f": {"version": ""},
+    }.items():
+        store.create(checkin_key(name), Reporter(name).report(**fields))
+    store.create(checkin_key("g"), b"damaged")
+    store.create(history_key("a", 7), Reporter("a").report(7))
+    arrivals = StoreCheckIns(store).newest()
+    assert running(arrivals, "edge-web", "stable") == {"2": 2, "1": 1}
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 4, 5, 100])
+def test_a_sample_reads_no_more_than_it_may_and_spreads_over_all(
+    store: MemoryStore, most: int
+) -> None:
+    names = [f"site-{number}" for number in range(5)]
+    for name in names:
+        store.create(checkin_key(name), Reporter(name).report())
+    store.create(history_key("site-0", 7), Reporter("site-0").report(7))
+    arrivals, reports = StoreCheckIns(store).sample(most)
+    assert reports == 5
+    assert len({each.device for each in arrivals}) == min(most, 5)
+    if most == 2:
+        assert [each.device for each in arrivals] == ["site-0", "site-2"]
+    assert StoreCheckIns(MemoryStore()).sample(most) == ([], 0)

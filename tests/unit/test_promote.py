@@ -232,6 +232,40 @@ def test_budgets_are_those_of_the_channel(tmp_path: Path) -> None:
     assert refused(plan_promotion(world.desk, bloated, "dev")) == {"package changes", "growth"}
 
 
+def test_a_release_without_a_delta_is_too_much_for_the_links(tmp_path: Path) -> None:
+    channels = Channels(channels=(ChannelDefinition(name="dev", gates=Gates(wire_budget=64)),))
+    world = World(tmp_path, channels=channels)
+    old = world.publish()
+    promote(world.desk, old, "dev")
+    new = world.publish()
+    with pytest.raises(GatesError, match=rf"from {old.version}, by whole; budget 64 B") as caught:
+        promote(world.desk, new, "dev")
+    assert "`recast publish" in caught.value.hint
+    assert f"`recast diff edge-web@{old.version} edge-web@{new.version}`" in caught.value.hint
+    assert promote(world.desk, world.publish(deltas=[old]), "dev").outcome is not None
+    rolled = rollback(world.desk, "dev")
+    assert rolled.release == old, "nobody is kept from going back"
+
+
+def test_while_a_rollout_is_under_way_machines_start_from_two_releases(world: World) -> None:
+    old, new = world.publish(), world.publish()
+    world.hold("stable", old)
+    world.hold("candidate", new)
+    world.wait(DAY)
+    promote(world.desk, new, "stable")
+    newest = world.publish(deltas=[new])
+    found = plan_promotion(world.desk, newest, "stable").starts
+    assert [(each.version, each.kind) for each in found] == [
+        (new.version, "held"),
+        (old.version, "before"),
+    ]
+    assert found[0].total.size == 30
+    assert found[1].total.size == newest.download_size
+    world.wait(DAY)
+    (alone,) = plan_promotion(world.desk, newest, "stable").starts
+    assert alone.version == new.version
+
+
 def test_what_was_revoked_anywhere_enters_nowhere(world: World) -> None:
     release = world.publish()
     revoke(

@@ -12,6 +12,7 @@ from pipeline.models.pointer import (
     Pointer,
     PublishedPart,
 )
+from pipeline.policy.budgets import Download
 from pipeline.policy.promotion import (
     Approvals,
     Stay,
@@ -39,7 +40,8 @@ from tests.fakes.promotions import (
 
 NAMES = [
     "stored", "not revoked", "not frozen", "not there", "newer", "clean", "provenance",
-    "tests on qemu", "soak", "package changes", "growth", "approvals",
+    "tests on qemu", "soak", "package changes", "growth", "wire budget",
+    "approvals",
 ]  # fmt: skip
 
 
@@ -57,6 +59,7 @@ def test_a_promotion_that_fulfils_everything_is_allowed_and_tells_why() -> None:
     assert reasons["provenance"] == "signed by builder"
     assert reasons["package changes"] == f"3 packages since {release(1).version}; no limit"
     assert reasons["growth"] == f"as large as {release(1).version}; no limit"
+    assert reasons["wire budget"] == f"6.2 MiB from {release(1).version}, by delta; no limit"
     assert reasons["approvals"] == "1 of 1: anna"
 
 
@@ -262,6 +265,54 @@ def test_a_budget_is_kept_up_to_its_last_package() -> None:
     assert gate("package changes", package_changes=1).reason.startswith("1 package since")
 
 
+def wire(budget: int | None, **changes: Any) -> Gate:
+    channel = STABLE.model_copy(update={"gates": Gates(wire_budget=budget)})
+    return gate("wire budget", channel=channel, **changes)
+
+
+WIRE: dict[str, tuple[int | None, dict[str, Any], bool, str]] = {
+    "within": (20 * MIB, {}, True, "6.2 MiB from {}, by delta; budget 20.0 MiB"),
+    "beyond": (5 * MIB, {}, False, "6.2 MiB from {}, by delta; budget 5.0 MiB"),
+    "several ways": (
+        5 * MIB,
+        {"download": Download(231 * MIB, ("delta", "whole"))},
+        False,
+        "231 MiB from {}, by delta and whole; budget 5.0 MiB",
+    ),
+    "the same bytes": (1, {"download": Download(0)}, True, "nothing from {}; budget 1 B"),
+    "unknown": (
+        5 * MIB,
+        {"download": None},
+        False,
+        "what a machine downloads that runs {} cannot be told; budget 5.0 MiB",
+    ),
+    "unknown, and nobody asks": (
+        None,
+        {"download": None},
+        True,
+        "what a machine downloads that runs {} cannot be told; no limit",
+    ),
+    "first": (
+        1,
+        {"present": None, "package_changes": None, "download": None},
+        True,
+        "the first release: machines start from nothing",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WIRE)
+def test_a_release_that_links_cannot_carry_stays_out(case: str) -> None:
+    budget, changes, passes, reason = WIRE[case]
+    found = wire(budget, **changes)
+    assert found == Gate("wire budget", passes, reason.format(release(1).version))
+
+
+def test_the_wire_budget_is_kept_up_to_its_last_byte() -> None:
+    assert wire(MIB, download=Download(MIB, ("delta",))).passed
+    assert not wire(MIB, download=Download(MIB + 1, ("delta",))).passed
+
+
 APPROVALS: dict[str, tuple[Approvals, bool, str]] = {
     "enough": (Approvals(2, ("anna", "bert"), ("anna", "bert")), True, "2 of 2: anna, bert"),
     "one missing": (
@@ -319,6 +370,11 @@ def test_a_rollback_goes_only_to_what_the_channel_has_held() -> None:
     assert list(refusals(back(history=()))) == ["held before"]
     other = held(release(1, root_hash="cd" * 32), NOW - 9 * HOUR, NOW - 8 * HOUR)
     assert "with another root" in refusals(back(history=(other,)))["held before"]
+
+
+def test_a_rollback_is_never_too_much_for_a_link() -> None:
+    tiny = STABLE.model_copy(update={"gates": Gates(wire_budget=1)})
+    assert judge(back(channel=tiny, download=Download(MIB, ("whole",))), NOW).allowed
 
 
 def test_a_rollback_does_not_go_to_what_is_revoked_or_gone() -> None:

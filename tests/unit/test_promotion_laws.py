@@ -12,6 +12,7 @@ from pipeline.models.channel import ChannelDefinition, Gates
 from pipeline.models.pointer import (
     PublishedRelease,
 )
+from pipeline.policy.budgets import Download
 from pipeline.policy.promotion import (
     Approvals,
     PromotionFacts,
@@ -60,7 +61,13 @@ CHANNELS = st.builds(
         soak=st.floats(0, 10**6),
         max_package_changes=st.none() | st.integers(0, 9),
         max_growth=st.none() | st.integers(1, 10**9),
+        wire_budget=st.none() | st.integers(1, 10**9),
     ),
+)
+DOWNLOADS = st.builds(
+    Download,
+    st.integers(0, 10**9),
+    st.sampled_from([(), ("delta",), ("delta", "whole")]),
 )
 FACTS = st.builds(
     PromotionFacts,
@@ -84,6 +91,7 @@ FACTS = st.builds(
     problems=st.dictionaries(st.sampled_from(["provenance", "qemu"]), st.just("bad"), max_size=1),
     missing=st.sampled_from([(), ("objects/ab/abcd",)]),
     package_changes=st.none() | st.integers(0, 12),
+    download=st.none() | DOWNLOADS,
 )
 
 
@@ -95,7 +103,8 @@ def test_every_question_is_answered_with_every_gate(what: PromotionFacts, now: d
     order = "newer" if what.action == "promote" else "held before"
     assert names == [
         "stored", "not revoked", "not frozen", "not there", order, "clean",
-        "provenance", *tests, "soak", "package changes", "growth", "approvals",
+        "provenance", *tests, "soak", "package changes", "growth", "wire budget",
+        "approvals",
     ]  # fmt: skip
     assert all(each.reason for each in verdict.gates)
     assert all(each.opens is None or not each.passed for each in verdict.gates)
@@ -141,10 +150,28 @@ def test_a_longer_stay_never_closes_a_gate(
 @given(FACTS, MOMENTS)
 def test_a_shorter_demand_never_closes_a_gate(what: PromotionFacts, now: datetime) -> None:
     gates = what.channel.gates.model_copy(
-        update={"soak": 0.0, "max_package_changes": None, "max_growth": None, "tests": ()}
+        update={
+            "soak": 0.0,
+            "max_package_changes": None,
+            "max_growth": None,
+            "wire_budget": None,
+            "tests": (),
+        }
     )
     easier = replace(what, channel=what.channel.model_copy(update={"gates": gates}))
     assert judge(easier, now).allowed or not judge(what, now).allowed
+
+
+@given(FACTS, MOMENTS, DOWNLOADS, st.integers(0, 10**9))
+def test_fewer_bytes_never_close_a_gate(
+    what: PromotionFacts, now: datetime, download: Download, fewer: int
+) -> None:
+    smaller = replace(download, size=max(download.size - fewer, 0))
+    before = judge(replace(what, download=download), now)
+    after = judge(replace(what, download=smaller), now)
+    for large, small in zip(before.gates, after.gates, strict=True):
+        assert small.passed or not large.passed
+        assert large.name == "wire budget" or small == large
 
 
 @given(FACTS, MOMENTS)
