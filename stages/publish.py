@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from pipeline import releases
 from pipeline.channels.attesting import attest
+from pipeline.channels.bases import find_bases
 from pipeline.channels.promote import carry_out, plan_promotion
 from pipeline.channels.publish import JOBS, Published, publish
 from pipeline.engine.records import BuildRecord, Records
@@ -94,6 +95,8 @@ class PublishStage:
             self._desk.store,
             stored,
             attested.new,
+            bases=find_bases(self._desk, stored.release),
+            local=releases.Releases(work.artifacts),
             scratch=work.scratch,
             jobs=self._jobs,
             grace=self._desk.channels.retention.grace,

@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pipeline import clock, digest
+from pipeline.channels.bases import BaseFiles
 from pipeline.channels.meter import Meter, Progress
 from pipeline.channels.packing import LEVEL, Packed, Piece, damaged, pack
+from pipeline.channels.payloads import FETCHED, Payloads
 from pipeline.channels.published import disagreement, read_description
 from pipeline.channels.threads import LinkedStop, do_all
 from pipeline.channels.uploads import Uploads
@@ -36,16 +38,13 @@ from pipeline.store.base import ChangedError, ExistsError, Store, release_key
 
 if TYPE_CHECKING:
     from pipeline.models.release import Release
-    from pipeline.releases import Stored
+    from pipeline.releases import Releases, Stored
 
 WHOLE = ("root", "uki", "verity", "sbom")
 """Parts that are stored as they are."""
 
 IN_DISK = ("uki", "root", "verity")
 """Parts that the disk holds once more, in its order."""
-
-FETCHED = ("root", "uki")
-"""Parts that machines fetch: segment by segment, each of which a table names."""
 
 JOBS = 4
 GRACE = 7 * 86400.0
@@ -91,6 +90,8 @@ def publish(
     stored: Stored,
     attestations: Sequence[Attestation] = (),
     *,
+    bases: Sequence[PublishedRelease] = (),
+    local: Releases | None = None,
     scratch: Path,
     jobs: int = JOBS,
     level: int = LEVEL,
@@ -108,6 +109,9 @@ def publish(
         store: where to.
         stored: a release in the local store.
         attestations: signed statements about it.
+        bases: releases in *store* that machines come from, the newest first: deltas are made from
+            them.
+        local: this machine's releases, where parts of *bases* may be.
         scratch: a folder that exists; what is made there is removed again.
         jobs: uploads at once.
         level: zstandard's.
@@ -127,7 +131,9 @@ def publish(
     own = LinkedStop(stop)
     uploads = Uploads(store, jobs, grace, progress, own, now)
     with tempfile.TemporaryDirectory(dir=scratch, prefix="publish-") as folder:
-        publisher = _Publisher(stored, Path(folder), uploads, level, progress, own)
+        files = BaseFiles(store, local, Path(folder), own)
+        payloads = Payloads(bases, files, Path(folder), uploads, progress, own)
+        publisher = _Publisher(stored, Path(folder), uploads, payloads, level, progress, own)
         return publisher.run(attestations)
 
 
@@ -160,6 +166,7 @@ class _Publisher:
     stored: Stored
     scratch: Path
     uploads: Uploads
+    payloads: Payloads
     level: int
     progress: Callable[[Progress], None] | None
     stop: LinkedStop
@@ -174,7 +181,8 @@ class _Publisher:
 
     def run(self, attestations: Sequence[Attestation]) -> Published:
         manifest = self.uploads.add_bytes(manifest_of(self.stored))
-        new = self._describe(manifest)
+        described = self._describe(manifest)
+        new = self.payloads.add(described, {role: self._path(role) for role in FETCHED})
         evidence = tuple(
             Evidence(
                 kind=each.kind,
@@ -330,7 +338,8 @@ class _Publisher:
                 known, etag = found
                 evidence = _merged(known.evidence, new.evidence)
                 stands = self._stands(known, new.manifest)
-                merged = (known if stands else new).model_copy(update={"evidence": evidence})
+                merged = _with_payloads(known, new) if stands else new
+                merged = merged.model_copy(update={"evidence": evidence})
                 if merged == known:
                     if self.uploads.keep(key):
                         return known, False
@@ -349,6 +358,18 @@ def _merged(old: Iterable[Evidence], new: Iterable[Evidence]) -> tuple[Evidence,
     """What is there, with a newer statement in the place of an older one of its kind."""
     found = {(each.kind, each.provider): each for each in (*old, *new)}
     return _sorted(found.values())
+
+
+def _with_payloads(known: PublishedRelease, new: PublishedRelease) -> PublishedRelease:
+    """*known* with what *new* has for machines that have an earlier release."""
+    parts = dict(known.parts)
+    for role, part in new.parts.items():
+        if role in parts:
+            deltas = {each.base: each for each in (*part.deltas, *parts[role].deltas)}
+            chunks = parts[role].chunks or part.chunks
+            update = {"deltas": tuple(deltas.values()), "chunks": chunks}
+            parts[role] = parts[role].model_copy(update=update)
+    return known.model_copy(update={"parts": parts})
 
 
 def _sorted(evidence: Iterable[Evidence]) -> tuple[Evidence, ...]:

@@ -158,6 +158,13 @@ class ChannelDefinition(Model):
     gates: Gates = Field(
         default_factory=Gates, description="What a release must fulfil to enter it."
     )
+    deltas: WholeNumber = Field(
+        default=2,
+        ge=0,
+        le=16,
+        description="Releases that it held before, besides what it holds and what its machines "
+        "report: machines that run one of them are sent what is new alone.",
+    )
     waves: Annotated[Waves, AfterValidator(check_steps)] = Field(
         default=ALL_AT_ONCE,
         description="How a release spreads over devices; to all at once when not given.",

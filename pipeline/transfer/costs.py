@@ -11,6 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from pipeline.store.base import MissingError
+from pipeline.transfer.chunks import BLOCK, Frame, Place, read_index
+from pipeline.transfer.packed import WrongError
+from pipeline.transfer.ranged import Link
+from pipeline.transfer.segments import Segment, read_table
+from pipeline.transfer.ways import MOST_INDEX
+
 if TYPE_CHECKING:
     from pipeline.models.pointer import PublishedPart, PublishedRelease
     from pipeline.store.base import Reader
@@ -76,10 +83,52 @@ def costs(store: Reader, new: PublishedRelease, base: PublishedRelease | None) -
 def chunk_cost(store: Reader, part: PublishedPart, base_part: PublishedPart) -> int | None:
     """Bytes of the chunks that a machine lacks which has *base_part*, and of their index.
 
+    Told from the indexes of both, which are fetched for it.
+
     Returns:
-        None where the part is not there as chunks, or that cannot be told.
+        None where one of the parts is not there as chunks, or that cannot be told.
+
+    Raises:
+        NetworkError, HostError: the store cannot be read.
     """
-    return None
+    if part.chunks is None or base_part.chunks is None:
+        return None
+    try:
+        places, frames = _chunks(store, part)
+        known = {place.chunk.name for place in _chunks(store, base_part)[0]}
+        segments = _segments(store, part)
+    except (WrongError, ValueError, MissingError):
+        return None
+    length = segments[0].size
+    from_whole: set[int] = set()
+    wanted: list[Place] = []
+    for place in places:
+        if place.chunk.name in known or not place.chunk.name:
+            continue
+        if place.frame < 0:
+            begin, end = place.chunk.block * BLOCK, (place.chunk.block + place.chunk.blocks) * BLOCK
+            last = min((end - 1) // length, len(segments) - 1)
+            from_whole.update(range(begin // length, last + 1))
+        else:
+            wanted.append(place)
+    packed = {place.frame for place in wanted}
+    sizes = [frames[each].stored for each in packed] + [segments[n].stored for n in from_whole]
+    table = part.segments.size if part.segments is not None else 0
+    return sum(sizes) + part.chunks.index.size + table
+
+
+def _chunks(store: Reader, part: PublishedPart) -> tuple[tuple[Place, ...], tuple[Frame, ...]]:
+    assert part.chunks is not None
+    stored = part.chunks.pack.size if part.chunks.pack is not None else 0
+    return read_index(Link(store).get(part.chunks.index, MOST_INDEX), part.size, stored)
+
+
+def _segments(store: Reader, part: PublishedPart) -> tuple[Segment, ...]:
+    assert part.stored is not None
+    if part.segments is None:
+        return (Segment(0, part.size, 0, part.stored.size, b""),)
+    table = Link(store).get(part.segments, MOST_INDEX)
+    return read_table(table, part.size, part.stored.size)
 
 
 def total(found: Costs) -> Total:

@@ -58,7 +58,7 @@ class Link:
         received: bytes that came.
     """
 
-    def __init__(self, store: Reader, stop: Stop | None) -> None:
+    def __init__(self, store: Reader, stop: Stop | None = None) -> None:
         self.store = store
         self.received = 0
         self._stop = stop

@@ -56,7 +56,8 @@ def test_whatever_write_it_is_cut_at_the_next_one_does_the_rest(
     local: Stored, scratch: Path, tmp_path: Path, cut: Literal["before", "after"]
 ) -> None:
     count = operations_of(local, scratch)
-    assert count == 10  # 4 parts, 2 runs of the disk, the manifest, 2 statements, the description
+    # 4 parts and the chunks of 2, 2 runs of the disk, manifest, 2 statements, description.
+    assert count == 12
     for number in range(1, count + 1):
         inner = MemoryStore()
         dying = FaultyStore(inner, cut_at=number, cut=cut)

@@ -86,7 +86,7 @@ def test_firmware_finds_every_section_where_the_headers_say(
 
 
 @settings(max_examples=50)
-@given(added=contents, there=contents, room=st.integers(1024, 4096))
+@given(added=contents, there=contents, room=st.integers(2048, 4096))
 def test_what_went_in_comes_out(
     added: dict[str, bytes],
     there: dict[str, bytes],
