@@ -187,6 +187,7 @@ class Application:
                 "step": "written",
                 "downloaded": attempt.downloaded + filled.downloaded,
                 "written": attempt.written + filled.written,
+                "how": {**attempt.how, "root": filled.how},
             }
         )
 
@@ -260,6 +261,7 @@ class Application:
                 "step": "staged",
                 "downloaded": attempt.downloaded + filled.downloaded,
                 "written": attempt.written + filled.written,
+                "how": {**attempt.how, "uki": filled.how},
             }
         )
 

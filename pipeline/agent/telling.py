@@ -35,6 +35,7 @@ STEPS: dict[str, str] = {
 
 _MAX_REASON = 1000  # characters, as models.checkin has it
 _PATIENCE = 2.0  # seconds: a link on which a report takes longer gets none between two steps
+_BRINGS = {"written": "root", "staged": "uki"}  # the part that a step brings
 _EVERY = 1.0  # seconds between two looks at how a step goes
 
 
@@ -134,6 +135,9 @@ class Teller:
                 text = "the running slot has this very root: nothing is written"
             elif attempt.reuse:
                 text = "the other slot has it already: nothing is downloaded"
+        how = attempt.how.get(_BRINGS.get(attempt.step, ""))
+        if how and not (attempt.step == "written" and (attempt.same_root or attempt.reuse)):
+            text += f" ({how})"
         self.say(known, attempt.step, text, release=attempt.release.name)
         self.status(known)
         self.report(known, between=True)

@@ -300,6 +300,7 @@ def _facts(status: Status, now: datetime, width: int) -> str:
         rows.append(("next look", "due now" if soon else _moment(status.next, now)))
     if status.attempt is not None:
         rows.append(("last update", _last(status.attempt)))
+        rows += [(f"  its {role}", how) for role, how in sorted(status.attempt.how.items())]
     wide = max(len(name) for name, _ in rows) + 2
     lines: list[str] = []
     for name, value in rows:

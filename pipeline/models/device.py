@@ -41,6 +41,7 @@ class Attempt(Record):
         same_root: the running slot has this very root: only the UKI is new.
         seconds: how long each step took.
         downloaded, written: bytes.
+        how: by role, the way by which it came, what that took, and what others would have.
         boots: boot ids of the boots that it has been seen in.
         missed: boots since it was activated in which the boot loader took another one, and had
             not tried it.
@@ -58,6 +59,7 @@ class Attempt(Record):
     seconds: Mapping[str, float] = {}
     downloaded: int = 0
     written: int = 0
+    how: Mapping[str, str] = {}
     boots: tuple[str, ...] = ()
     missed: int = 0
     reason: str = ""
