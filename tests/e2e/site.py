@@ -27,7 +27,7 @@ from pipeline.providers.qemu import QemuBooter
 from pipeline.providers.qemu.arguments import credential
 from pipeline.providers.qemu.machine import QemuMachine
 from pipeline.releases import verdict_path
-from pipeline.store.base import release_key
+from pipeline.store.base import object_key, release_key
 from tests.e2e.harness import Bench, unfinished
 from tests.fakes.link import Link
 
@@ -220,10 +220,22 @@ def published(bench: Bench) -> Path:
     return Path(bench.settings.get("RECAST_STORE", bench.store / "store"))
 
 
-def download_size(bench: Bench, release: Release) -> int:
-    """Bytes of a release's root and UKI in the store."""
+def described(bench: Bench, release: Release) -> PublishedRelease:
+    """What the store says of a release."""
     text = (published(bench) / release_key(release.image, release.version)).read_text()
-    return PublishedRelease.model_validate_json(text).download_size
+    return PublishedRelease.model_validate_json(text)
+
+
+def damage_deltas(bench: Bench, release: Release) -> int:
+    """Flip a bit in the middle of each delta of a release; how many there are."""
+    deltas = [delta for part in described(bench, release).parts.values() for delta in part.deltas]
+    for delta in deltas:
+        path = published(bench) / object_key((delta.stored or delta.index).digest)
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.chmod(0o644)
+        path.write_bytes(data)
+    return len(deltas)
 
 
 def settings(port: int, root: bytes, **more: str) -> Mapping[str, str]:

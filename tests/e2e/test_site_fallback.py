@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.models.release import Release
 from tests.e2e.harness import Bench
-from tests.e2e.site import Site, add_unit, make, publish
+from tests.e2e.site import Site, add_unit, damage_deltas, make, publish
 
 DEFINITION = "images/edge-web/image.yaml"
 
@@ -48,10 +48,11 @@ def test_a_bad_link_and_a_power_cut_end_with_the_release_complete(
     site.runs(first.version)
     site.ready()
     site.shell("touch /var/lib/site/bad-health /var/lib/site/bad-unit; sync")
-    # One frame in four or so is damaged on its way.
-    site.link.damage, site.link.random = 0.0005, chance
+    # What would be least to fetch is damaged in the store, and a part of the rest on its way.
+    site.link.damage, site.link.random = 0.002, chance
     site.link.cut_after = chance.randrange(1 << 20)
     publish(own)
+    assert damage_deltas(own, moody) == 2
     site.poke()
     site.until(lambda r: r.target == moody.version, "the update's begin")
     moment = time.monotonic() + chance.uniform(0.0, 45.0)
@@ -66,6 +67,7 @@ def test_a_bad_link_and_a_power_cut_end_with_the_release_complete(
     status = site.status()
     for sign in (moody.version, *SIGNS):
         assert sign in " ".join(status.split())
+    assert site.link.passed < 20_000_000, "its chunks, where its deltas are damaged"
 
 
 def test_what_failed_is_left_alone_until_it_is_allowed(

@@ -122,7 +122,8 @@ WRONG = {
     "channel: []": "1: channel: unknown key; did you mean `channels`?",
     "channels: [{name: a, gate: {}}]": "1: channels[0].gate: unknown key; did you mean `gates`?",
     "channels: [{name: a, soak: 1h}]": (
-        "1: channels[0].soak: unknown key; known here: `name`, `description`, `gates`, `deltas`, `waves`"
+        "1: channels[0].soak: unknown key; "
+        "known here: `name`, `description`, `gates`, `deltas`, `waves`"
     ),
     "channels: [{name: a, rollout: []}]": (
         "1: channels[0].rollout: unknown key; did you mean `waves`?"
