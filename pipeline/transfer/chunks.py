@@ -16,8 +16,8 @@ The index is a frame of zstandard's, that is::
 
     0   8   ``recastC1``
     8   8   bytes of the part
-    16  ..  numbers (:mod:`pipeline.transfer.numbers`): of the frames of the pack, and for each
-            frame, in order, its class, its blocks, and its bytes in the pack; then for each chunk
+    16  ..  numbers (:mod:`pipeline.transfer.numbers`): of the chunks that are not zeros; of the
+            frames of the pack, and for each frame, in order, its class, its blocks, and its bytes in the pack; then for each chunk
             of the part, in order, its blocks times 4 plus where it is (0: they are zeros, 1: only
             in the whole, 2: in the pack) and, for 2, its class: it is what comes next in the
             frames of this class
@@ -151,6 +151,7 @@ def write_index(size: int, places: Sequence[Place], frames: Sequence[Frame]) -> 
         frames: of the pack, in order.
     """
     out = bytearray(_HEAD.pack(_MAGIC, size))
+    put_number(out, sum(1 for place in places if place.chunk.name))
     put_number(out, len(frames))
     for frame in frames:
         for number in (frame.kind, frame.blocks, frame.stored):
@@ -182,9 +183,10 @@ def read_index(data: bytes, size: int, stored: int) -> tuple[tuple[Place, ...], 
     if told != size:
         raise ValueError(f"it is about {told} bytes, not {size}")
     numbers = Numbers(data, _HEAD.size)
+    names = Numbers(data, len(data) - NAME * numbers.number(len(data) // NAME))
     frames = _read_frames(numbers, size, stored)
     taking = _Taking(frames)
-    found: list[tuple[int, int, int, int, bool]] = []
+    places: list[Place] = []
     block, blocks = 0, -(-size // BLOCK)
     while block < blocks:
         coded = numbers.number(blocks - block << 2 | 3)
@@ -192,16 +194,13 @@ def read_index(data: bytes, size: int, stored: int) -> tuple[tuple[Place, ...], 
         if not count or where > PACK or (where != ZEROS and count > _MOST_BLOCKS):
             raise ValueError(f"the chunk at block {block} is none")
         frame, at = taking.take(numbers.number(_MOST_CLASSES), count) if where == PACK else (-1, 0)
-        found.append((block, count, frame, at, where != ZEROS))
+        name = b"" if where == ZEROS else names.take(NAME)
+        places.append(Place(Chunk(block, count, name), frame, at))
         block += count
     taking.require_all()
-    places = tuple(
-        Place(Chunk(block, count, numbers.take(NAME) if named else b""), frame, at)
-        for block, count, frame, at, named in found
-    )
-    if not numbers.ended:
+    if not names.ended or numbers.at != len(data) - NAME * sum(1 for p in places if p.chunk.name):
         raise ValueError("it goes on after its end")
-    return places, frames
+    return tuple(places), frames
 
 
 def _read_frames(numbers: Numbers, size: int, stored: int) -> tuple[Frame, ...]:

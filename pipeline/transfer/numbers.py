@@ -29,16 +29,19 @@ class Numbers:
     Args:
         data: the bytes.
         at: where to begin.
+
+    Attributes:
+        at: the next byte.
     """
 
     def __init__(self, data: bytes, at: int = 0) -> None:
         self._data = data
-        self._at = at
+        self.at = at
 
     @property
     def ended(self) -> bool:
         """Is nothing left?"""
-        return self._at == len(self._data)
+        return self.at == len(self._data)
 
     def take(self, size: int) -> bytes:
         """The next *size* bytes.
@@ -46,10 +49,10 @@ class Numbers:
         Raises:
             ValueError: there are fewer.
         """
-        found = self._data[self._at : self._at + size]
+        found = self._data[self.at : self.at + size]
         if len(found) != size:
             raise ValueError("it is cut")
-        self._at += size
+        self.at += size
         return found
 
     def number(self, most: int) -> int:
@@ -60,12 +63,12 @@ class Numbers:
         """
         value = shift = 0
         while True:
-            if self._at >= len(self._data):
+            if self.at >= len(self._data):
                 raise ValueError("it is cut")
             if shift >= _LONGEST:
                 raise ValueError("a number in it has no end")
-            byte = self._data[self._at]
-            self._at += 1
+            byte = self._data[self.at]
+            self.at += 1
             value |= (byte & 0x7F) << shift
             if not byte & 0x80:
                 break

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 MOST_INDEX = 16 << 20
 """Bytes of an index, decompressed, at most."""
 
+_UNKNOWN = -1
+_BLOCKS = 1 << 40  # more than anything has
 _MOST_FRAMES = 6  # of a pack that are kept, each of at most 1 MiB
 
 
@@ -185,12 +187,9 @@ class DeltaWay:
         self._ranges = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """Where a chunk lies on this machine."""
-
-    place: Readable
-    block: int
+def _lies(on: int, block: int) -> int:
+    """Where a chunk lies on this machine, as one number: there are many of them."""
+    return on * _BLOCKS + block
 
 
 class ChunkWay:
@@ -229,7 +228,7 @@ class ChunkWay:
         self._places: tuple[chunks.Place, ...] = ()
         self._starts: list[int] = []
         self._frames: tuple[chunks.Frame, ...] = ()
-        self._found: dict[bytes, _Found] = {}
+        self._found: dict[bytes, int] = {}  # by name: :func:`_lies`, or _UNKNOWN
         self._behind: dict[bytes, int] = {}  # where in the target a chunk lies last
         self._from_whole: frozenset[int] = frozenset()
         self._ranges: Ranges | None = None
@@ -244,35 +243,36 @@ class ChunkWay:
         except ValueError as error:
             raise WrongError(f"its index is none: {error}") from error
         self._starts = [place.chunk.block for place in self._places]
-        names = {place.chunk.name for place in self._places} - {b""}
-        for seed in self._seeds:
-            self._look(seed, min(seed.size, 2 * self._size), names)
-        self._look_at_target(names)
+        self._found = {place.chunk.name: _UNKNOWN for place in self._places}
+        self._found.pop(b"", None)
+        for number, seed in enumerate(self._seeds):
+            self._look(number, seed, min(seed.size, 2 * self._size))
+        self._look_at_target()
 
     @property
     def _size(self) -> int:
         last = self._segments[-1]
         return last.offset + last.size
 
-    def _look(self, seed: Seed, size: int, names: set[bytes]) -> None:
+    def _look(self, number: int, seed: Seed, size: int) -> None:
         try:
             for chunk in chunks.cut(self._reader(seed), size - size % chunks.BLOCK):
-                if chunk.name in names and chunk.name not in self._found:
-                    self._found[chunk.name] = _Found(seed, chunk.block)
+                if self._found.get(chunk.name) == _UNKNOWN:
+                    self._found[chunk.name] = _lies(number, chunk.block)
         except HostError:  # then what lies behind comes over the link
             return
 
-    def _look_at_target(self, names: set[bytes]) -> None:
+    def _look_at_target(self) -> None:
         length = self._segments[0].size
         size = self._size - self._size % chunks.BLOCK
         try:
             for chunk in chunks.cut(self._reader(self._target), size):
-                if chunk.name not in names or chunk.name in self._found:
+                if self._found.get(chunk.name) != _UNKNOWN:
                     continue
                 first = chunk.block * chunks.BLOCK // length
                 last = ((chunk.block + chunk.blocks) * chunks.BLOCK - 1) // length
                 if self._missing.isdisjoint(range(first, last + 1)):
-                    self._found[chunk.name] = _Found(self._target, chunk.block)
+                    self._found[chunk.name] = _lies(len(self._seeds), chunk.block)
                 else:
                     self._behind[chunk.name] = chunk.block
         except HostError:
@@ -323,15 +323,17 @@ class ChunkWay:
     def _has(self, place: chunks.Place, number: int) -> bool:
         return not place.chunk.name or self._source(place, number) is not None
 
-    def _source(self, place: chunks.Place, number: int) -> _Found | None:
-        """Where on this machine a chunk lies while a segment is made."""
-        found = self._found.get(place.chunk.name)
-        if found is not None:
-            return found
-        block = self._behind.get(place.chunk.name)
-        if block is None or block * chunks.BLOCK < self._segments[number].offset:
+    def _source(self, place: chunks.Place, number: int) -> tuple[Readable, int] | None:
+        """Where on this machine a chunk lies while a segment is made: on what, at which byte."""
+        found = self._found[place.chunk.name]
+        if found != _UNKNOWN:
+            which, block = divmod(found, _BLOCKS)
+            on = self._seeds[which] if which < len(self._seeds) else self._target
+            return on, block * chunks.BLOCK
+        block = self._behind.get(place.chunk.name, -1)
+        if block * chunks.BLOCK < self._segments[number].offset:
             return None
-        return _Found(self._target, block)
+        return self._target, block * chunks.BLOCK
 
     def bring(self, number: int) -> Brought:
         """See :meth:`Way.bring`."""
@@ -340,11 +342,11 @@ class ChunkWay:
         data = bytearray()
         reused = 0
         for place, skip, count in self._pieces(number):
-            source = self._source(place, number)
+            source = self._source(place, number) if place.chunk.name else None
             if not place.chunk.name:
                 data += bytes(count)
             elif source is not None:
-                data += _own(source.place)(source.block * chunks.BLOCK + skip, count)
+                data += _own(source[0])(source[1] + skip, count)
                 reused += count
             else:
                 at = place.at * chunks.BLOCK + skip
