@@ -47,7 +47,7 @@ class PublishStage:
 
     name = "publish"
     cores = 1
-    memory = 512  # MiB; what compressing takes
+    memory = 1024  # MiB; what comparing two images takes, beside their own pages
 
     def __init__(
         self, desk: Desk, keyring: Keyring, *, enter: bool = True, jobs: int = JOBS

@@ -17,10 +17,10 @@ The index is a frame of zstandard's, that is::
     0   8   ``recastC1``
     8   8   bytes of the part
     16  ..  numbers (:mod:`pipeline.transfer.numbers`): of the chunks that are not zeros; of the
-            frames of the pack, and for each frame, in order, its class, its blocks, and its bytes in the pack; then for each chunk
-            of the part, in order, its blocks times 4 plus where it is (0: they are zeros, 1: only
-            in the whole, 2: in the pack) and, for 2, its class: it is what comes next in the
-            frames of this class
+            frames of the pack, and for each frame, in order, its class, its blocks, and its bytes
+            in the pack; then for each chunk of the part, in order, its blocks times 4 plus where
+            it is (0: they are zeros, 1: only in the whole, 2: in the pack) and, for 2, its class:
+            it is what comes next in the frames of this class
     ..  8   for each chunk that is not zeros, in order, its name
 
 A frame lies where a reader that goes through the part first needs it.
