@@ -99,10 +99,10 @@ class _Made:
         if not piece.tabled or piece.size <= SEGMENT:
             return b""
         if self.stored is not None:
-            return write_table(piece.size, self.frames)
+            return write_table(piece.size, self.frames, SEGMENT)
         sizes = (min(SEGMENT, piece.size - at) for at in range(0, piece.size, SEGMENT))
         plain = [(size, digest) for size, (_, digest) in zip(sizes, self.frames, strict=True)]
-        return write_table(piece.size, plain)
+        return write_table(piece.size, plain, SEGMENT)
 
 
 def pack(piece: Piece, scratch: Path, meter: Meter, stop: Stop, level: int = LEVEL) -> Packed:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pipeline.models.pointer import PublishedRelease
 
 Progress = Callable[[int, int], None]
-"""Hears how many bytes of a part are right now, and how many of these were downloaded."""
+"""Hears how many bytes of a part are right now, and how many have come over the link for it."""
 
 
 class Readable(Protocol):

@@ -35,11 +35,12 @@ def join(ranges: Sequence[Range], most: int = MOST_REQUESTS, gap: int = _GAP) ->
         most: requests that may be made.
         gap: bytes between two ranges that are no reason for another request.
     """
-    gaps = sorted((other[0] - one[1] for one, other in pairwise(ranges)), reverse=True)
-    widest = max(gap, gaps[most - 1] if len(gaps) >= most else 0)
+    gaps = [other[0] - one[1] for one, other in pairwise(ranges)]
+    widest = sorted(range(len(gaps)), key=gaps.__getitem__, reverse=True)[: most - 1]
+    left_out = {number for number in widest if gaps[number] > gap}
     found: list[Range] = []
-    for start, end in ranges:
-        if found and start - found[-1][1] <= widest:
+    for number, (start, end) in enumerate(ranges):
+        if found and number - 1 not in left_out:
             found[-1] = (found[-1][0], end)
         else:
             found.append((start, end))
@@ -138,7 +139,7 @@ class Ranges:
             MissingError, NetworkError, HostError: as
                 :meth:`pipeline.store.base.Reader.stream`.
         """
-        if self._stream is None or not self._at <= start <= self._end:
+        if self._stream is None or start < self._at or start + size > self._end:
             self._seek(start, size)
         try:
             self._take(start - self._at)

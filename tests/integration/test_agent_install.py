@@ -25,7 +25,7 @@ from tests.fakes.world import World
 
 MIB = 1 << 20
 ROOT = 40 * MIB
-"""Bytes of the root: several frames, so that a cut can fall between two of them."""
+"""Bytes of the root: several segments, so that a cut can fall between two of them."""
 
 _KILLED = """
 import os, signal, sys

@@ -30,14 +30,14 @@ from tests.fakes.bad_server import BadServer, drip, head, say
 from tests.fakes.link import Link
 from tests.fakes.machine import WEB, version
 from tests.fakes.nginx import nginx
-from tests.fakes.places import Place, framed
+from tests.fakes.places import Place, framed, named
 from tests.fakes.pointers import make_pointer
 from tests.fakes.proxy import Fault, Proxy
 from tests.fakes.repository import SignedStore
 from tests.fakes.store import MemoryStore
 
-FRAME = 64 << 10
-SIZE = 40 * FRAME - 123
+SEGMENT = 64 << 10
+SIZE = 40 * SEGMENT - 123
 THIN = 4e6  # bytes per second; then not all is in buffers already when a link is cut
 REQUEST = 1 << 10  # bytes of an answer's head, at most
 LIMITS = Limits(
@@ -66,7 +66,7 @@ class World:
         return object_key(part.stored.digest)
 
     @property
-    def index(self) -> str:
+    def table(self) -> str:
         part = self.release.parts["root"]
         assert part.segments is not None
         return object_key(part.segments.digest)
@@ -75,9 +75,9 @@ class World:
 @pytest.fixture(params=["zstd", "plain"])
 def world(request: pytest.FixtureRequest, tmp_path: Path) -> World:
     chance = random.Random(1)
-    data = b"".join(chance.randbytes(FRAME // 2) + bytes(FRAME // 2) for _ in range(40))[:SIZE]
+    data = b"".join(chance.randbytes(SEGMENT // 2) + bytes(SEGMENT // 2) for _ in range(40))[:SIZE]
     store = MemoryStore()
-    release = framed(store, data, FRAME, compressed=request.param == "zstd")
+    release = framed(store, data, SEGMENT, compressed=request.param == "zstd")
     folder = tmp_path / "store"
     for key, body in store.snapshot().items():
         path = folder / key
@@ -131,9 +131,9 @@ def test_a_link_that_is_cut_at_random_bytes(world: World, monkeypatch: pytest.Mo
     assert bytes(target.data) == world.data, f"seed {seed}"
     assert cuts
     assert target.written == SIZE, "each block is written once"
-    # Of each try: the index once more, and of one frame what had come before the cut.
-    index = (world.folder / world.index).stat().st_size
-    most = world.stored + (cuts + 1) * (index + FRAME + FRAME // 100 + 2 * REQUEST + (64 << 10))
+    # Of each try: the table once more, and of one segment what had come before the cut.
+    table = (world.folder / world.table).stat().st_size
+    most = world.stored + (cuts + 1) * (table + SEGMENT + SEGMENT // 100 + 2 * REQUEST + (64 << 10))
     assert passed <= most, f"{passed} bytes came for {world.stored}, with {cuts} cuts; seed {seed}"
 
 
@@ -143,8 +143,8 @@ def test_a_link_that_is_cut_and_is_back_at_once_is_not_noticed(world: World) -> 
         link.cut_after = world.stored // 2
         downloaded = fill(world, store, target)
     assert bytes(target.data) == world.data
-    index = (world.folder / world.index).stat().st_size
-    assert downloaded == world.stored + index
+    table = (world.folder / world.table).stat().st_size
+    assert downloaded == world.stored + table
 
 
 def test_after_the_link_came_back_only_the_rest_is_fetched(world: World) -> None:
@@ -159,7 +159,7 @@ def test_after_the_link_came_back_only_the_rest_is_fetched(world: World) -> None
 
         with pytest.raises(NetworkError):
             StoreSource(store).fill(world.release, "root", target, [], progress=heard)
-        kept = sum(world.data[at] == target.data[at] for at in range(0, SIZE, FRAME))
+        kept = sum(world.data[at] == target.data[at] for at in range(0, SIZE, SEGMENT))
         assert target.durable == bytes(target.data), "what came must outlive a power cut"
         assert kept >= 19
         link.up = True
@@ -169,7 +169,7 @@ def test_after_the_link_came_back_only_the_rest_is_fetched(world: World) -> None
 
 
 def test_a_link_that_is_cut_again_and_again_brings_all_in_one_go(world: World) -> None:
-    """Frames are large: on a link that comes and goes, each would else begin anew for ever."""
+    """Segments are large: on a link that comes and goes, each would else begin anew for ever."""
     target = Place(b"", SIZE)
     impatient = Limits(patience=Patience(1, 0.01, 0.1))
     with linked(world) as (link, _):
@@ -178,7 +178,7 @@ def test_a_link_that_is_cut_again_and_again_brings_all_in_one_go(world: World) -
             filled = StoreSource(store).fill(world.release, "root", target, [])
     assert bytes(target.data) == world.data
     assert link.cuts > 3
-    assert filled.downloaded == world.stored + (world.folder / world.index).stat().st_size
+    assert filled.downloaded == world.stored + (world.folder / world.table).stat().st_size
 
 
 # --- thin and bad links -----------------------------------------------------------------------
@@ -195,8 +195,8 @@ def test_a_thin_link_that_loses_for_a_while(world: World) -> None:
                 link.rate = link.loss = 0.0
 
         StoreSource(store).fill(world.release, "root", target, [], progress=heard)
-        index = (world.folder / world.index).stat().st_size
-        assert link.passed <= world.stored + index + 2 * REQUEST
+        table = (world.folder / world.table).stat().st_size
+        assert link.passed <= world.stored + table + 2 * REQUEST
     assert bytes(target.data) == world.data
 
 
@@ -210,7 +210,7 @@ def test_a_link_that_is_too_thin_for_any_use_is_told(world: World) -> None:
 
 
 def test_a_proxy_that_damages_now_and_then(world: World) -> None:
-    """Frames that came wrong come again, the others do not; and nothing wrong is written."""
+    """Segments that came wrong come again, the others do not; and nothing wrong is written."""
     target = Place(b"", SIZE)
     with linked(world) as (link, store):
         for _ in range(100):
@@ -218,11 +218,12 @@ def test_a_proxy_that_damages_now_and_then(world: World) -> None:
             try:
                 fill(world, store, target)
                 break
-            except RecastError:  # a head that was damaged, or one frame three times
+            except RecastError:  # a head that was damaged, or one segment three times
                 link.damage = 0.0
                 assert all(
-                    target.data[at : at + FRAME] in (bytes(FRAME), world.data[at : at + FRAME])
-                    for at in range(0, SIZE - FRAME, FRAME)
+                    target.data[at : at + SEGMENT]
+                    in (bytes(SEGMENT), world.data[at : at + SEGMENT])
+                    for at in range(0, SIZE - SEGMENT, SEGMENT)
                 )
         passed = link.passed
     assert bytes(target.data) == world.data
@@ -241,7 +242,7 @@ def test_a_proxy_that_always_damages_is_told(world: World) -> None:
         with pytest.raises(DigestError) as caught:
             fill(world, store, target)
         assert world.key in caught.value.message
-        assert "frame" in caught.value.message
+        assert "segment" in caught.value.message
         assert "changes what passes" in caught.value.hint
         proxy.behave()
         written = target.written
@@ -280,10 +281,10 @@ def test_a_captive_portal(world: World, when: str) -> None:
     assert bytes(target.data) == world.data
 
 
-@pytest.mark.parametrize("what", ["index", "object"])
+@pytest.mark.parametrize("what", ["table", "object"])
 @pytest.mark.parametrize("status", [403, 404, 410])
 def test_what_the_store_has_not(world: World, what: str, status: int) -> None:
-    key = world.index if what == "index" else world.key
+    key = world.table if what == "table" else world.key
     target = Place(b"", SIZE)
     with (
         serve(world.folder) as server,
@@ -301,15 +302,15 @@ def test_what_the_store_has_not(world: World, what: str, status: int) -> None:
 
 def test_a_server_that_answers_with_another_range(world: World) -> None:
     body = (world.folder / world.key).read_bytes()
-    index = (world.folder / world.index).read_bytes()
+    table = (world.folder / world.table).read_bytes()
     wrong = head(
         "206 Partial Content",
         Content_Length=len(body),
         Content_Range=f"bytes 0-{len(body) - 1}/{len(body)}",
     )
     target = Place(world.data)
-    target.data[5 * FRAME] ^= 1
-    answers = [say(head(Content_Length=len(index)), index), say(wrong, body)]
+    target.data[5 * SEGMENT] ^= 1
+    answers = [say(head(Content_Length=len(table)), table), say(wrong, body)]
     with (
         BadServer(*answers) as server,
         HttpStore(server.url, LIMITS) as store,
@@ -322,10 +323,10 @@ def test_a_server_that_answers_with_another_range(world: World) -> None:
 def test_a_server_without_ranges_is_enough(world: World) -> None:
     """More comes then than is wanted; what is put together is the same."""
     body = (world.folder / world.key).read_bytes()
-    index = (world.folder / world.index).read_bytes()
+    table = (world.folder / world.table).read_bytes()
     target = Place(world.data)
-    target.data[5 * FRAME] ^= 1
-    answers = [say(head(Content_Length=len(each)), each) for each in (index, body)]
+    target.data[5 * SEGMENT] ^= 1
+    answers = [say(head(Content_Length=len(each)), each) for each in (table, body)]
     with BadServer(*answers) as server, HttpStore(server.url, LIMITS) as store:
         fill(world, store, target)
     assert bytes(target.data) == world.data
@@ -333,9 +334,9 @@ def test_a_server_without_ranges_is_enough(world: World) -> None:
 
 @pytest.mark.parametrize("body", [b"\0", b"<html>", b"\x28\xb5\x2f\xfd"])
 def test_a_body_without_end(world: World, body: bytes) -> None:
-    index = (world.folder / world.index).read_bytes()
+    table = (world.folder / world.table).read_bytes()
     target = Place(b"", SIZE)
-    answers = [say(head(Content_Length=len(index)), index), drip(head(), body * 20_000, 0.001)]
+    answers = [say(head(Content_Length=len(table)), table), drip(head(), body * 20_000, 0.001)]
     with (
         BadServer(*answers) as server,
         HttpStore(server.url, LIMITS) as store,
@@ -345,12 +346,12 @@ def test_a_body_without_end(world: World, body: bytes) -> None:
     assert target.writes == []
 
 
-def test_an_index_without_end(world: World) -> None:
+def test_a_table_without_end(world: World) -> None:
     target = Place(b"", SIZE)
     with (
         BadServer(drip(head(), bytes(1 << 16), 0.001)) as server,
         HttpStore(server.url, LIMITS) as store,
-        pytest.raises(DigestError, match=world.index),
+        pytest.raises(DigestError, match=world.table),
     ):
         fill(world, store, target)
     assert target.writes == []
@@ -360,7 +361,7 @@ def test_a_mirror_of_plain_files(world: World, tmp_path: Path) -> None:
     """nginx, as a site would have it: gaps are fetched by range."""
     target = Place(world.data)
     for number in (3, 4, 20, 39):
-        target.data[number * FRAME] ^= 1
+        target.data[number * SEGMENT] ^= 1
     with nginx(world.folder, tmp_path / "nginx") as url, HttpStore(url) as store:
         fill(world, store, target)
     assert bytes(target.data) == world.data
@@ -395,8 +396,11 @@ from pipeline.store.http import HttpStore
 from pipeline.transfer.source import StoreSource
 import requests, zstandard
 class File:
-    def __init__(self, path, size):
-        self.file = open(path, "w+b", buffering=0); self.size = size; self.file.truncate(size)
+    def __init__(self, path, name=""):
+        self.file = open(path, "r+b", buffering=0); self.name = name
+        self.size = self.file.seek(0, 2)
+    def identity(self):
+        return self.name
     def read(self, at, size):
         self.file.seek(at); return self.file.read(size)
     def write(self, at, data):
@@ -404,36 +408,74 @@ class File:
     def sync(self): pass
 def most():  # not ru_maxrss, which begins with that of who started this process
     return int(re.search("VmHWM:\\s*([0-9]+) kB", Path("/proc/self/status").read_text())[1])
-url, description, path = sys.argv[1:]
+url, description, root, seed, name = sys.argv[1:]
 release = PublishedRelease.model_validate_json(Path(description).read_bytes())
-target = File(path, release.parts["root"].size)
 store = HttpStore(url)
 zstandard.ZstdDecompressor().decompress(zstandard.ZstdCompressor().compress(b"x"))
 before = most()
-filled = StoreSource(store).fill(release, "root", target, [File(path + ".seed", target.size)])
-print(most() - before, filled.written)
+filled = StoreSource(store).fill(release, "root", File(root), [File(seed, name=name)])
+print(most() - before, filled.downloaded, filled.how)
 """
 
 
-def test_memory_stays_small_for_a_large_image(tmp_path: Path) -> None:
-    """256 MiB in frames of 8 MiB, over HTTP, with a seed: less than 40 MiB above the start."""
-    frame = 8 << 20
-    half = random.Random(0).randbytes(frame // 2)
-    data = b"".join(half + bytes([number + 1]) * (frame // 2) for number in range(32))
+def grown(tmp_path: Path, data: bytes, old: bytes, way: str) -> tuple[int, int, str]:
+    """Fill a file by one way, over HTTP, in a process of its own.
+
+    Returns:
+        KiB by which the process grew, bytes that were downloaded, and how.
+    """
     store = MemoryStore()
-    release = framed(store, data, frame)
+    release = framed(
+        store,
+        data,
+        1 << 20,
+        bases=[old] if way == "delta" else (),
+        chunked=[old] if way == "chunks" else None,
+    )
     for key, body in store.snapshot().items():
         path = tmp_path / "store" / key
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(body)
     (tmp_path / "release.json").write_text(release.model_dump_json())
+    (tmp_path / "seed").write_bytes(old)
+    with (tmp_path / "root").open("wb") as file:
+        file.truncate(len(data))
+    words = [str(tmp_path / name) for name in ("release.json", "root", "seed")]
     with serve(tmp_path / "store") as server:
-        words = [server.url, str(tmp_path / "release.json"), str(tmp_path / "root")]
         done = subprocess.run(
-            [sys.executable, "-c", FILLER, *words], capture_output=True, text=True, check=True
+            [sys.executable, "-c", FILLER, server.url, *words, named(old).identity()],
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
         )
-    grown, written = map(int, done.stdout.split())
     assert (tmp_path / "root").read_bytes() == data
-    assert written == len(data)
-    print(f"{grown} KiB")
-    assert grown < 40 << 10, f"{grown} KiB"
+    size, downloaded, how = done.stdout.strip().split(" ", 2)
+    print(f"{size} KiB, {how}")
+    return int(size), int(downloaded), how
+
+
+def test_memory_stays_small_for_a_large_image(tmp_path: Path) -> None:
+    """256 MiB, with a seed that is of no use."""
+    half = random.Random(0).randbytes(1 << 19)
+    data = b"".join(half + bytes([number]) * (1 << 19) for number in range(256))
+    size, _, how = grown(tmp_path, data, bytes(1 << 20), "whole")
+    assert how.startswith("whole")
+    assert size < 24 << 10, f"{size} KiB"
+
+
+@pytest.mark.parametrize("way", ["delta", "chunks"])
+def test_memory_stays_small_for_an_update(tmp_path: Path, way: str) -> None:
+    """64 MiB of which some has moved, some is patched, some resembles what was, some is new."""
+    chance = random.Random(0)
+    old = bytearray(chance.randbytes(64 << 20))
+    data = bytearray()
+    for number in range(64):
+        there = old[number << 20 : (number + 1) << 20]
+        patched = there[1 << 19 : 3 << 18]
+        patched[::64] = bytes(len(patched) // 64)
+        moved = old[(63 - number) << 20 :][: 1 << 19]
+        data += moved + patched + there[7 * 13 :][: 1 << 17] + chance.randbytes(1 << 17)
+    size, downloaded, how = grown(tmp_path, bytes(data), bytes(old), way)
+    assert how.startswith(way)
+    assert downloaded < len(data) * (0.3 if way == "delta" else 0.6)
+    assert size < 32 << 10, f"{size} KiB"

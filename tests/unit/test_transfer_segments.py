@@ -1,15 +1,13 @@
-"""The index of a part's frames: what publishing writes is what machines fetch by."""
+"""The table of a part's segments: what publishing writes is what machines fetch by."""
 
 from __future__ import annotations
 
-import hashlib
 import struct
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pipeline.transfer.frames import FRAME, index_size, read_index, write_index
 
 from pipeline import digest
 from pipeline.channels import packing
@@ -18,6 +16,7 @@ from pipeline.models.pointer import PublishedRelease
 from pipeline.policy.retention import objects_of
 from pipeline.releases import Stored
 from pipeline.store.base import object_key
+from pipeline.transfer.segments import SEGMENT, digest_of, read_table, table_size, write_table
 from pipeline.transfer.source import StoreSource
 from tests.fakes.places import Place
 from tests.fakes.publishing import require_whole
@@ -34,11 +33,11 @@ SMALL = 256 << 10
 )
 def test_what_is_written_is_read(frame: int, data: bytes, sizes: list[int]) -> None:
     blocks = [data[at : at + frame] for at in range(0, len(data), frame)]
-    digests = [hashlib.sha256(block).digest() for block in blocks]
+    digests = [digest_of(block) for block in blocks]
     entries = list(zip(sizes, digests, strict=False))
-    index = write_index(len(data), entries, frame)
-    assert len(index) == index_size(len(data), frame)
-    found = read_index(index, len(data), sum(size for size, _ in entries))
+    table = write_table(len(data), entries, frame)
+    assert len(table) == table_size(len(data), frame)
+    found = read_table(table, len(data), sum(size for size, _ in entries))
     assert [data[each.offset : each.offset + each.size] for each in found] == blocks
     assert [(each.stored, each.digest) for each in found] == entries
     assert [each.start for each in found] == [
@@ -46,8 +45,8 @@ def test_what_is_written_is_read(frame: int, data: bytes, sizes: list[int]) -> N
     ]
 
 
-def test_it_takes_40_bytes_a_frame() -> None:
-    assert index_size(437 << 20) <= 40 * 55 + 20
+def test_it_takes_20_bytes_a_mib() -> None:
+    assert table_size(437 << 20) == 20 * 437 + 20
 
 
 @pytest.mark.parametrize(
@@ -55,17 +54,17 @@ def test_it_takes_40_bytes_a_frame() -> None:
     [
         (b"", "it is cut"),
         (b"x" * 100, "does not begin as one"),
-        (struct.pack(">8sIQ", b"recastF1", 10, 99), "about 99 bytes"),
-        (struct.pack(">8sIQ", b"recastF1", 0, 20), "frames have 0 bytes"),
-        (struct.pack(">8sIQ", b"recastF1", FRAME + 1, 20), "frames have 8388609 bytes"),
-        (struct.pack(">8sIQ", b"recastF1", 10, 20), "it has 20 bytes, not 92"),
-        (write_index(20, [(5, b"a" * 32), (6, b"b" * 32)], 10), "11 bytes together, not 10"),
-        (write_index(20, [(5, b"a" * 32), (1 << 30, b"b" * 32)], 10), "frame 1 has 1073741824"),
+        (struct.pack(">8sIQ", b"recastS1", 10, 99), "about 99 bytes"),
+        (struct.pack(">8sIQ", b"recastS1", 0, 20), "segments have 0 bytes"),
+        (struct.pack(">8sIQ", b"recastS1", SEGMENT + 1, 20), "segments have 1048577 bytes"),
+        (struct.pack(">8sIQ", b"recastS1", 10, 20), "it has 20 bytes, not 60"),
+        (write_table(20, [(5, b"a" * 16), (6, b"b" * 16)], 10), "11 bytes together, not 10"),
+        (write_table(20, [(5, b"a" * 16), (1 << 30, b"b" * 16)], 10), "segment 1 has 1073741824"),
     ],
 )
-def test_what_is_no_index_is_refused(data: bytes, why: str) -> None:
+def test_what_is_no_table_is_refused(data: bytes, why: str) -> None:
     with pytest.raises(ValueError, match=why):
-        read_index(data, 20, 10)
+        read_table(data, 20, 10)
 
 
 # --- publishing -------------------------------------------------------------------------------
@@ -73,8 +72,8 @@ def test_what_is_no_index_is_refused(data: bytes, why: str) -> None:
 
 @pytest.fixture
 def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stored:
-    """A release of more than one frame: frames are smaller here."""
-    monkeypatch.setattr(packing, "FRAME", SMALL)
+    """A release of more than one segment: they are smaller here."""
+    monkeypatch.setattr(packing, "SEGMENT", SMALL)
     monkeypatch.setattr(packing, "_SAMPLE", 100)
     return store_whole(tmp_path / "artifacts")
 
@@ -86,7 +85,7 @@ def filled(store: MemoryStore, release: PublishedRelease, role: str) -> bytes:
     return bytes(target.data)
 
 
-def test_what_machines_fetch_is_published_with_its_frames(local: Stored, tmp_path: Path) -> None:
+def test_what_machines_fetch_is_published_with_its_segments(local: Stored, tmp_path: Path) -> None:
     store = MemoryStore()
     release = publish(store, local, scratch=tmp_path).release
     for role, part in release.parts.items():
@@ -97,43 +96,43 @@ def test_what_machines_fetch_is_published_with_its_frames(local: Stored, tmp_pat
         part = release.parts[role]
         assert part.stored is not None
         assert part.segments is not None
-        index = store.get(object_key(part.segments.digest), limit=part.segments.size)
-        frames = read_index(index, part.size, part.stored.size)
-        assert len(frames) == -(-part.size // SMALL)
+        table = store.get(object_key(part.segments.digest), limit=part.segments.size)
+        segments = read_table(table, part.size, part.stored.size)
+        assert len(segments) == -(-part.size // SMALL)
         assert filled(store, release, role) == (local.folder / part.file).read_bytes()
     require_whole(store, local, tmp_path)
 
 
-def test_the_index_belongs_to_the_release_and_is_kept_with_it(
+def test_the_table_belongs_to_the_release_and_is_kept_with_it(
     local: Stored, tmp_path: Path
 ) -> None:
     store = MemoryStore()
     release = publish(store, local, scratch=tmp_path).release
-    indexes = {part.segments.digest for part in release.parts.values() if part.frames}
-    assert len(indexes) == 2
-    assert indexes <= {each.digest for each in release.objects}
-    assert indexes <= objects_of(release)
+    tables = {part.segments.digest for part in release.parts.values() if part.segments}
+    assert len(tables) == 2
+    assert tables <= {each.digest for each in release.objects}
+    assert tables <= objects_of(release)
     assert release.download_size == sum(
         each.size
         for role in ("root", "uki")
-        for each in (release.parts[role].stored, release.parts[role].frames)
+        for each in (release.parts[role].stored, release.parts[role].segments)
         if each is not None
     )
 
 
-def test_an_index_that_is_lost_is_published_again(local: Stored, tmp_path: Path) -> None:
+def test_a_table_that_is_lost_is_published_again(local: Stored, tmp_path: Path) -> None:
     store = FaultyStore(MemoryStore())
     first = publish(store, local, scratch=tmp_path)
-    index = first.release.parts["root"].frames
-    assert index is not None
-    store.inner.delete(object_key(index.digest))
+    table = first.release.parts["root"].segments
+    assert table is not None
+    store.inner.delete(object_key(table.digest))
     again = publish(store, local, scratch=tmp_path)
     assert again.release == first.release
-    assert again.uploaded == index.size
+    assert again.uploaded == table.size
 
 
 @pytest.mark.parametrize("threads", [1, 2, 7])
-def test_the_index_is_the_same_on_any_machine(
+def test_the_table_is_the_same_on_any_machine(
     local: Stored, tmp_path: Path, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = publish(MemoryStore(), local, scratch=tmp_path).release
@@ -141,25 +140,25 @@ def test_the_index_is_the_same_on_any_machine(
     assert publish(MemoryStore(), local, scratch=tmp_path).release == expected
 
 
-def test_a_release_of_single_frames_has_no_index(tmp_path: Path) -> None:
+def test_a_release_of_single_segments_has_no_table(tmp_path: Path) -> None:
     store = MemoryStore()
-    whole = store_whole(tmp_path / "artifacts")
+    whole = store_whole(tmp_path / "artifacts", size=SEGMENT)
     release = publish(store, whole, scratch=tmp_path).release
     assert all(part.segments is None for part in release.parts.values())
     root = release.parts["root"]
     assert filled(store, release, "root") == (whole.folder / root.file).read_bytes()
 
 
-def test_frames_are_of_8_mib(tmp_path: Path) -> None:
+def test_segments_are_of_1_mib(tmp_path: Path) -> None:
     store = MemoryStore()
     whole = store_whole(tmp_path / "artifacts", size=20 << 20)
     release = publish(store, whole, scratch=tmp_path).release
     root = release.parts["root"]
     assert root.segments is not None
-    assert root.segments.size == index_size(20 << 20) == 20 + 3 * 36
+    assert root.segments.size == table_size(20 << 20) == 20 + 20 * 20
     target = Place((whole.folder / root.file).read_bytes())
-    target.data[FRAME] ^= 1
+    target.data[5 << 20] ^= 1
     filled = StoreSource(store).fill(release, "root", target, [])
     assert digest.of_bytes(bytes(target.data)) == root.digest
-    assert filled.reused == (20 << 20) - FRAME
+    assert filled.reused == 19 << 20
     assert filled.written == 64 << 10
