@@ -51,9 +51,13 @@ def find_bases(desk: Desk, release: Release) -> list[PublishedRelease]:
             known = desk.published.find(release.image, version)
         except RecastError:  # what cannot be read cannot be started from
             continue
-        if known is not None and known.boot_digest != release.boot_digest:
+        if known is not None and _runs(known) != _runs(release):
             found[version] = known
     return sorted(found.values(), key=lambda each: each.created, reverse=True)
+
+
+def _runs(release: PublishedRelease | Release) -> tuple[str, str]:
+    return release.root_hash, release.boot_digest
 
 
 def _versions(desk: Desk, image: str) -> Iterator[str]:

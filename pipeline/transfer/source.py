@@ -212,7 +212,9 @@ class _Filling:
             costs.append((whole.plan(missing), whole))
         for way, index in self._others(whole, missing):
             least = min((cost for cost, _ in costs), default=0)
-            if way.name in tried or (costs and index * _WORTH > least):
+            # What a delta leaves to be fetched, chunks never undercut.
+            fits = isinstance(way, ChunkWay) and any(isinstance(w, DeltaWay) for _, w in costs)
+            if way.name in tried or fits or (costs and index * _WORTH > least):
                 continue
             try:
                 way.open()
