@@ -10,7 +10,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from pipeline.transfer.chunks import BLOCK, FRAME_BLOCKS, Chunk, Frame, Place, cut, write_index
+from pipeline.transfer.chunks import (
+    BLOCK,
+    FRAME_BLOCKS,
+    MOST_CLASSES,
+    Chunk,
+    Frame,
+    Place,
+    cut,
+    write_index,
+)
 from pipeline.transfer.packed import level_for, pack
 
 if TYPE_CHECKING:
@@ -67,7 +76,7 @@ def make_chunks(
         if not chunk.name or not lacking:
             places.append(Place(chunk))
             continue
-        kind = lacking[0]
+        kind = min(lacking[0], MOST_CLASSES - 1)
         number = latest.get(kind, -1)
         if number < 0 or frames[number].blocks + chunk.blocks > FRAME_BLOCKS:
             number = latest[kind] = len(frames)

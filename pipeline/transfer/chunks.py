@@ -10,8 +10,9 @@ is little, and enough for what a name is for: to find on a machine what is proba
 it is, the digest of each segment decides (:mod:`pipeline.transfer.segments`).
 
 What a machine lacks it takes from the *pack* of the release, which holds the chunks that one of
-the earlier releases around it did not have, or from the whole. Chunks that the same earlier
-releases lacked form a class, and lie together in frames: who lacks one lacks most of the others.
+the earlier releases around it did not have, or from the whole. Chunks of which the newest of
+these releases that lacks them is the same form a class, and lie together in frames: who lacks one
+lacks most of the others.
 The index is a frame of zstandard's, that is::
 
     0   8   ``recastC1``
@@ -47,12 +48,14 @@ NAME = 8
 FRAME_BLOCKS = 256
 """Blocks of a frame of the pack, at most."""
 
+MOST_CLASSES = 8
+"""Classes of a pack, at most: a machine keeps a frame of each in memory."""
+
 ZEROS, WHOLE, PACK = range(3)
 _MAGIC = b"recastC1"
 _HEAD = struct.Struct(">8sQ")
 _MOST_BLOCKS = 16
 _CUT = 3  # bits of a block's digest that are zero where a chunk ends
-_MOST_CLASSES = 64
 _PIECE = 1 << 20
 _ZERO = bytes(BLOCK)
 
@@ -193,7 +196,9 @@ def read_index(data: bytes, size: int, stored: int) -> tuple[tuple[Place, ...], 
         count, where = coded >> 2, coded & 3
         if not count or where > PACK or (where != ZEROS and count > _MOST_BLOCKS):
             raise ValueError(f"the chunk at block {block} is none")
-        frame, at = taking.take(numbers.number(_MOST_CLASSES), count) if where == PACK else (-1, 0)
+        frame, at = -1, 0
+        if where == PACK:
+            frame, at = taking.take(numbers.number(MOST_CLASSES - 1), count)
         name = b"" if where == ZEROS else names.take(NAME)
         places.append(Place(Chunk(block, count, name), frame, at))
         block += count
@@ -207,7 +212,7 @@ def _read_frames(numbers: Numbers, size: int, stored: int) -> tuple[Frame, ...]:
     frames: list[Frame] = []
     start = 0
     for _ in range(numbers.number(size // BLOCK + 1)):
-        kind, blocks = numbers.number(_MOST_CLASSES), numbers.number(FRAME_BLOCKS)
+        kind, blocks = numbers.number(MOST_CLASSES - 1), numbers.number(FRAME_BLOCKS)
         count = numbers.number(bound(blocks * BLOCK))
         frames.append(Frame(kind, blocks, start, count))
         start += count

@@ -97,22 +97,21 @@ class _Filling:
     written: int = 0
     unsynced: int = 0
     how: list[str] = field(default_factory=list)
-    troubles: list[RecastError] = field(default_factory=list)
+    troubles: dict[str, Exception] = field(default_factory=dict)
 
     def run(self) -> Filled:
         """Do it."""
         try:
             self.segments = self._segments()
             self._fill(self._missing())
-        except MissingError as error:
-            error.hint = error.hint or (
-                f"The store has no whole copy of {self.name}: perhaps it is still being copied "
-                "there. What came already is kept."
-            )
-            raise
-        except RecastError:
+        except RecastError as error:
             with suppress(HostError):  # a power cut must not cost what is right
                 self.target.sync()
+            if isinstance(error, MissingError) and not error.hint:
+                error.hint = (
+                    f"The store has no whole copy of {self.name}: perhaps it is still being "
+                    "copied there. What came already is kept."
+                )
             raise
         self.target.sync()
         return Filled(
@@ -197,7 +196,7 @@ class _Filling:
                 way.plan(left)
                 self._bring(way, left)
             except (WrongError, MissingError) as error:
-                self._failed(way, error)
+                self.troubles[way.name] = error
                 trouble = f", and then: {error}"
             finally:
                 way.close()
@@ -220,7 +219,7 @@ class _Filling:
                 way.open()
             except (WrongError, MissingError) as error:
                 tried.add(way.name)
-                self._failed(way, error)
+                self.how.append(f"{way.name}: {error}")
             else:
                 costs.append((way.plan(missing), way))
         if not costs:
@@ -244,17 +243,12 @@ class _Filling:
             )
             yield chunky, listed.index.size
 
-    def _failed(self, way: Way, error: Exception) -> None:
-        if isinstance(error, RecastError):
-            self.troubles.append(error)
-        else:
-            key = object_key(self.stored.digest)
-            self.troubles.append(self._refused(key, f"{way.name}: {error}"))
-
     def _final(self) -> RecastError:
-        """What a person is told when no way is left: of the whole, which is tried last."""
-        missing = [each for each in self.troubles if isinstance(each, MissingError)]
-        return missing[-1] if missing else self.troubles[-1]
+        """What a person is told when no way is left: of the whole, which would be enough."""
+        trouble = self.troubles[WholeWay.name]
+        if isinstance(trouble, RecastError):
+            return trouble
+        return self._refused(object_key(self.stored.digest), str(trouble))
 
     # --- one segment ------------------------------------------------------------------------------
 

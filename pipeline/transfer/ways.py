@@ -26,7 +26,6 @@ MOST_INDEX = 16 << 20
 
 _UNKNOWN = -1
 _BLOCKS = 1 << 40  # more than anything has
-_MOST_FRAMES = 6  # of a pack that are kept, each of at most 1 MiB
 
 
 @dataclass(frozen=True)
@@ -233,6 +232,7 @@ class ChunkWay:
         self._from_whole: frozenset[int] = frozenset()
         self._ranges: Ranges | None = None
         self._unpacked: dict[int, bytes] = {}
+        self._last: dict[int, int] = {}  # for each frame the last segment that needs it
 
     def open(self) -> None:
         """Fetch the index, and look for its chunks on this machine."""
@@ -288,15 +288,15 @@ class ChunkWay:
     def plan(self, missing: Sequence[int]) -> int:
         """See :meth:`Way.plan`."""
         self.close()
-        wanted: set[int] = set()
+        self._last = {}
         from_whole: list[int] = []
         for number in missing:
             lacking = [p.frame for p, _, _ in self._pieces(number) if not self._has(p, number)]
             if -1 in lacking:
                 from_whole.append(number)
             else:
-                wanted.update(lacking)
-        frames = [self._frames[number] for number in sorted(wanted)]
+                self._last.update(dict.fromkeys(lacking, number))
+        frames = [self._frames[number] for number in sorted(self._last)]
         spans: list[Range] = [(each.start, each.start + each.stored) for each in frames]
         self._from_whole = frozenset(from_whole)
         cost = self._whole.plan(from_whole)
@@ -351,18 +351,18 @@ class ChunkWay:
             else:
                 at = place.at * chunks.BLOCK + skip
                 data += self._frame(place.frame)[at : at + count]
+        # One frame of each class is in use at a time: what is not needed any more goes.
+        kept = {each: held for each, held in self._unpacked.items() if self._last[each] > number}
+        self._unpacked = kept
         return Brought(bytes(data), reused)
 
     def _frame(self, number: int) -> bytes:
-        found = self._unpacked.pop(number, None)
+        found = self._unpacked.get(number)
         if found is None:
             frame = self._frames[number]
             assert self._ranges is not None
             came = self._ranges.read(frame.start, frame.stored)
-            found = unpack(came, frame.blocks * chunks.BLOCK)
-        self._unpacked[number] = found  # now the youngest
-        if len(self._unpacked) > _MOST_FRAMES:
-            del self._unpacked[next(iter(self._unpacked))]
+            found = self._unpacked[number] = unpack(came, frame.blocks * chunks.BLOCK)
         return found
 
     def close(self) -> None:
