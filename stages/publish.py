@@ -241,5 +241,9 @@ def _find(work: Work) -> Stored:
 def _tell(work: Work, published: Published) -> str:
     sent, reused = format_size(published.uploaded), format_size(published.reused)
     text = f"{sent} uploaded, {reused} there already"
-    work.log.write(f"{published.release.name}: {text}\n")
+    release = published.release
+    work.log.write(f"{release.name}: {text}\n")
+    for role, part in release.parts.items():
+        for delta in part.deltas:
+            work.log.write(f"{role} from {delta.version}: {format_size(delta.size)}\n")
     return text
