@@ -265,7 +265,9 @@ def put_together(recipe: Recipe, frame: bytes, old: ReadAt, new: ReadAt) -> byte
         WrongError: *frame* is not what the recipe needs.
     """
     places = recipe.places()
-    came = unpack(frame, recipe.coming, read_prefix(recipe.pieces, old, new)) if frame else b""
+    came = b""
+    if recipe.stored:
+        came = unpack(frame, recipe.coming, read_prefix(recipe.pieces, old, new))
     data = bytearray(recipe.size)
     taken = 0
     for run, at, count in places:

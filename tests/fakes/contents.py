@@ -18,6 +18,9 @@ class Pair:
     old: bytes
     new: bytes
 
+    def __repr__(self) -> str:
+        return f"Pair({len(self.old)} bytes, {len(self.new)} bytes)"
+
 
 def noise(size: int, seed: int = 0) -> bytes:
     """Bytes that nothing makes smaller; the same ones for a seed."""

@@ -33,6 +33,7 @@ from pipeline.transfer.chunks import (
 from pipeline.transfer.numbers import put_number
 from pipeline.transfer.packed import bound, unpack
 from tests.fakes.contents import Pair, aligned, mutations, noise, pairs, words
+from tests.fakes.indexes import chunks_within
 
 
 def cut_bytes(data: bytes) -> list[Chunk]:
@@ -286,27 +287,6 @@ def test_what_is_no_index_is_refused(raw: bytes, why: str) -> None:
         read_index(raw, 20 * BLOCK, 7)
 
 
-def require_within(
-    places: tuple[Place, ...], frames: tuple[Frame, ...], size: int, stored: int
-) -> None:
-    """Nothing leads outside, and all of the file is covered."""
-    start = 0
-    for frame in frames:
-        assert frame.start == start
-        assert 0 < frame.blocks <= FRAME_BLOCKS
-        assert frame.stored <= bound(frame.blocks * BLOCK)
-        start += frame.stored
-    assert start == stored
-    block = 0
-    for place in places:
-        assert place.chunk.block == block
-        assert place.chunk.blocks > 0
-        block += place.chunk.blocks
-        if place.frame >= 0:
-            assert 0 <= place.at <= place.at + place.chunk.blocks <= frames[place.frame].blocks
-    assert block == -(-size // BLOCK)
-
-
 BASE = noise(40 * BLOCK)
 VARIOUS = make(
     BASE[:BLOCK] + words(20 * BLOCK) + bytes(5 * BLOCK) + BASE[4 * BLOCK :] + noise(300 * BLOCK, 2),
@@ -317,7 +297,7 @@ VARIOUS = make(
 
 def test_an_index_may_have_everything_in_it() -> None:
     places, frames = VARIOUS.read()
-    require_within(places, frames, len(VARIOUS.data), len(VARIOUS.pack))
+    chunks_within(places, frames, len(VARIOUS.data), len(VARIOUS.pack))
     assert {frame.kind for frame in frames} == {0, 1}
     assert {bool(place.chunk.name) for place in places} == {True, False}
 
@@ -329,7 +309,7 @@ def test_an_index_that_is_changed_is_refused_or_leads_nowhere_else(raw: bytes) -
         places, frames = read_index(raw, len(VARIOUS.data), len(VARIOUS.pack))
     except ValueError:
         return
-    require_within(places, frames, len(VARIOUS.data), len(VARIOUS.pack))
+    chunks_within(places, frames, len(VARIOUS.data), len(VARIOUS.pack))
 
 
 @settings(max_examples=400)
@@ -342,4 +322,4 @@ def test_an_index_of_anything_is_refused_or_leads_nowhere_else(body: bytes, size
             places, frames = read_index(raw, size, stored)
         except ValueError:
             continue
-        require_within(places, frames, size, stored)
+        chunks_within(places, frames, size, stored)

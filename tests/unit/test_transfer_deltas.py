@@ -35,6 +35,7 @@ from pipeline.transfer.numbers import put_number
 from pipeline.transfer.packed import WrongError, bound, pack, unpack
 from pipeline.transfer.segments import SEGMENT, digest_of
 from tests.fakes.contents import Pair, mutations, noise, pairs, patched, words
+from tests.fakes.indexes import delta_within
 
 SEGMENTS = [BLOCK, 4 * BLOCK, 16 * BLOCK, SEGMENT]
 
@@ -293,28 +294,6 @@ def test_of_a_file_of_one_segment_it_does_not_matter_how_long_others_are() -> No
     assert read_index(made.raw, 5001, len(made.data), 5001)[1] == made.read()
 
 
-def require_within(recipes: tuple[Recipe, ...], old: int, new: int, stored: int) -> None:
-    """Nothing leads outside, and nothing needs more memory than a segment and its pieces."""
-    start = at = 0
-    for recipe in recipes:
-        assert recipe.start == start
-        assert recipe.stored <= bound(recipe.size)
-        assert sum(count for _, _, count in recipe.places()) == recipe.size
-        assert len(recipe.runs) <= -(-recipe.size // BLOCK)
-        for each, _, count in recipe.places():
-            assert count > 0
-            if each.kind in (OLD, PATCHED):
-                first = each.source * (BLOCK if each.kind == OLD else 1)
-                assert 0 <= first <= first + count <= old
-        for piece in recipe.pieces:
-            end = (piece.unit + piece.units) * UNIT
-            assert 0 <= piece.unit * UNIT < end <= (at if piece.new else old)
-        assert sum(piece.units for piece in recipe.pieces) * UNIT <= MOST_PREFIX
-        start += recipe.stored
-        at += recipe.size
-    assert (start, at) == (stored, new)
-
-
 def various() -> Made:
     """A delta with everything in it."""
     again = words(9 * BLOCK, 7)
@@ -354,7 +333,7 @@ def test_an_index_that_is_changed_is_refused_or_leads_nowhere_else(raw: bytes) -
         old, recipes = read_index(raw, new, stored, VARIOUS.segment)
     except ValueError:
         return
-    require_within(recipes, old, new, stored)
+    delta_within(recipes, old, new, stored)
 
 
 @settings(max_examples=400)
@@ -369,7 +348,7 @@ def test_an_index_of_anything_is_refused_or_leads_nowhere_else(
             _, recipes = read_index(raw, size, stored, SEGMENT)
         except ValueError:
             continue
-        require_within(recipes, old, size, stored)
+        delta_within(recipes, old, size, stored)
 
 
 @settings(max_examples=300)
@@ -404,8 +383,6 @@ def test_a_frame_that_is_changed_is_refused_or_gives_another_digest(draw: st.Dat
     at = VARIOUS.read().index(recipe) * VARIOUS.segment
     right = VARIOUS.pair.new[at : at + recipe.size]
     before = within(VARIOUS.pair.new[:at])
-    if not frame:
-        return
     try:
         found = put_together(recipe, frame, within(VARIOUS.pair.old), before)
     except WrongError:

@@ -413,8 +413,8 @@ def test_whatever_is_damaged_or_missing_it_comes_right(
             key = world.key(which)
         except (AssertionError, IndexError):
             continue  # there is none
-        if key == world.key("whole"):
-            continue  # of a few bytes, both may be one
+        if key == world.key("whole") or key not in world.store.snapshot():
+            continue  # of a few bytes, two may be one object
         if bit < 0:
             world.store.delete(key)
         else:
@@ -577,7 +577,7 @@ def test_of_a_missing_way_and_a_damaged_whole_the_damage_is_told(world: World, w
     error = attempt(world, world.target(), world.seeds(way_of(which)))
     assert error is not None
     assert world.key("whole") in error.message
-    assert [key for key in world.store.asked if key == world.key("whole")][4:] == []
+    assert world.store.asked.count(world.key("whole")) <= 4, "tries, and a look for a web page"
 
 
 @pytest.mark.parametrize("way", WAYS)
