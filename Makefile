@@ -3,6 +3,7 @@
 #
 #   make demo PYTHON=python3.13     choose the interpreter of a new .venv
 #   make soak N=30                  how often each soak test is repeated
+#   make fuzz S=600                 for how many seconds each reader is fuzzed
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -12,6 +13,7 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 
 PYTHON ?= python3
 N ?= 10
+S ?= 60
 BIN := .venv/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 # A build needs root (loop devices, chroots); what it may see of our environment is named here.
@@ -77,6 +79,14 @@ bench: system venv ## measure against plain diskimage-builder and casync; writes
 .PHONY: soak
 soak: system venv ## repeat the tests that interrupt and kill, N times each
 	$(AS_ROOT) env RECAST_SOAK=$(N) $(BIN)/python -m pytest -m soak tests
+
+.PHONY: fuzz
+fuzz: venv ## fuzz what reads bytes that came over a link, each reader for S seconds (needs atheris)
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || { \
+		echo 'This needs atheris, which is no part of .venv: $(BIN)/python -m pip install "atheris==3.*"' >&2; exit 1; }
+	for reader in deltas frames chunks segments packed; do \
+		$(BIN)/python -m tests.fuzz.readers $$reader -max_total_time=$(S) -rss_limit_mb=1024 -artifact_prefix=artifacts/; \
+	done
 
 .PHONY: system
 system: ## install the missing system packages (Debian, Ubuntu)
