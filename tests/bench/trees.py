@@ -30,7 +30,7 @@ PACKAGES = tuple(
     "systemd-boot-efi systemd-cryptsetup systemd-repart systemd-resolved systemd-sysv "
     "systemd-timesyncd udev xz-utils zstd".split()
 )
-"""What an image at the edge has: what edge-base and edge-web install, and what the boot chain needs."""
+"""What an image at the edge has: what edge-base and edge-web install, and the boot chain."""
 
 _LACKING: Mapping[str, frozenset[str]] = {
     "bookworm": frozenset({"systemd-cryptsetup", "systemd-repart"})
