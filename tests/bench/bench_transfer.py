@@ -5,8 +5,8 @@ Pairs of releases come from the distribution's archive, as it is on the day; see
 measured on the images that a distribution would ship, and on ours: the first says what a site
 saves, the second how much of it is not just the images' merit. All numbers go to
 ``artifacts/bench/transfer.md``, ``.png``, ``.svg`` and ``.json``. With ``RECAST_BENCH_KEEP`` set,
-what was measured of peers before, on the same images, is not measured again; ``RECAST_BENCH_WORKERS``
-says how many peers are measured at once (2).
+what was measured of peers before, on the same images, is not measured again;
+``RECAST_BENCH_WORKERS`` says how many peers are measured at once (2).
 """
 
 from __future__ import annotations
