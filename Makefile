@@ -17,7 +17,7 @@ S ?= 60
 BIN := .venv/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 # A build needs root (loop devices, chroots); what it may see of our environment is named here.
-AS_ROOT := $(if $(SUDO),$(SUDO) --preserve-env=RECAST_ARTIFACTS$(comma)RECAST_PROJECT$(comma)GITHUB_STEP_SUMMARY,)
+AS_ROOT := $(if $(SUDO),$(SUDO) --preserve-env=RECAST_ARTIFACTS$(comma)RECAST_PROJECT$(comma)GITHUB_STEP_SUMMARY$(comma)RECAST_BENCH_KEEP$(comma)RECAST_BENCH_WORKERS,)
 comma := ,
 
 # The one list of host packages: what the programs in pipeline.command.PACKAGES come from, and
@@ -72,8 +72,8 @@ format: venv ## rewrite the sources in the house style
 	$(BIN)/ruff format .
 
 .PHONY: bench
-bench: SYSTEM_PACKAGES += casync
-bench: system venv ## measure against plain diskimage-builder and casync; writes artifacts/bench/latest.json
+bench: SYSTEM_PACKAGES += casync nginx-light ostree squashfs-tools xdelta3 zsync
+bench: system venv ## measure against plain diskimage-builder, and what others use to send images; writes artifacts/bench/
 	$(AS_ROOT) $(BIN)/python -m tests.bench
 
 .PHONY: soak
