@@ -22,13 +22,13 @@ from pathlib import Path
 
 from pipeline import digest
 from pipeline.files import write_atomically
-from tests.bench.harness import Record, compare, timed, within
+from tests.bench.harness import Record, compare, within
 from tests.bench.images import ORDINARY, OURS
-from tests.bench.ours import our_way
+from tests.bench.ours import NAME, idle_memory, our_ways
 from tests.bench.pairs import Pair, make_pairs
 from tests.bench.peers import all_peers
 from tests.bench.plots import report
-from tests.bench.ways import MIB, Row, Way
+from tests.bench.ways import Row, Way
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
 _AT_ONCE = int(os.environ.get("RECAST_BENCH_WORKERS") or 2)  # peers with one thread each
@@ -37,7 +37,7 @@ _GOALS = {"kernel+security": 0.7, "library": 0.5, "package": 1.0}
 _SAME_IMAGES = {"kernel+security": 0.7, "library": 0.7, "package": 1.0}
 _TWO_BACK = 0.5  # of casync's bytes
 _REQUESTS = 64.0
-_MEMORY = 32.0  # MiB above an interpreter that does nothing
+_MEMORY = 32.0  # MiB above an interpreter that has the libraries and does nothing
 _CPU = 2.0  # times zstd's, for unpacking the whole image
 _PUBLISH = 60.0  # seconds of a processor for 400 MB of root
 
@@ -48,20 +48,18 @@ def bench_transfer() -> Iterator[Record]:
     place.mkdir(parents=True, exist_ok=True)
     with (place / "pairs.log").open("w") as log:
         pairs = [pair for both in make_pairs(place, log) for pair in both]
-    ours = our_way(place)
     # First, and alone: nothing disturbs it.
-    rows = [] if ours is None else [_measured(ours, p) for p in pairs if _is_for(ours, p)]
+    rows = [_measured(way, p) for way in our_ways(place) for p in pairs if _is_for(way, p)]
     rows += _Peers(place).measure(pairs)
-    order = {way: number for number, way in enumerate([*_names(place), "recast"])}
+    order = {way: number for number, way in enumerate([*_names(place), NAME])}
     rows.sort(key=lambda row: (_place_of(row, pairs), order.get(row.way, 99)))
     print(report(rows, place), flush=True)
     print("rauc is left out: what it does beyond a whole image needs a running machine's slots")
     for row in rows:
         if row.failed:
             print(f"FAILED: {row.pair}, {row.flavour}, {row.way}: {row.failed}", file=sys.stderr)
-    if ours is not None:
-        yield from _against_peers(rows, ours.name)
-        yield from _limits(rows, ours.name, {p.name: p for p in pairs if p.new.flavour == OURS})
+    yield from _against_peers(rows, NAME)
+    yield from _limits(rows, NAME, {p.name: p for p in pairs if p.new.flavour == OURS})
 
 
 class _Peers:
@@ -159,7 +157,7 @@ def _best(rows: Iterable[Row], pair: str, ways: Sequence[str], flavour: str) -> 
 
 def _limits(rows: Sequence[Row], name: str, pairs: dict[str, Pair]) -> Iterator[Record]:
     """What we may take of a machine and of a publisher, for each pair."""
-    idle = timed([sys.executable, "-c", "pass"]).peak_rss / MIB
+    idle = idle_memory()
     whole = {row.pair: row for row in rows if (row.way, row.flavour) == ("whole", OURS)}
     for row in rows:
         if row.way != name:

@@ -1,11 +1,10 @@
-"""Recast itself, as a way beside the peers: what a machine takes by itself, and each way alone."""
+"""Recast itself, as ways beside the peers', for :mod:`tests.bench.bench_transfer`."""
 
 from __future__ import annotations
 
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from tests.bench.harness import timed
@@ -14,6 +13,10 @@ from tests.bench.pairs import Pair
 from tests.bench.peers import serving
 from tests.bench.ways import MIB, Costs, Row, require_equal
 
+NAME = "recast"
+"""What a machine does by itself, whose release is one of those that a channel held before."""
+
+_REPOSITORY = Path(__file__).resolve().parents[2]
 _ROLES = ("root", "uki")
 
 
@@ -26,9 +29,9 @@ class Recast:
     """
 
     def __init__(self, place: Path, *, unnamed: bool = False) -> None:
-        self.name = "recast, any base" if unnamed else "recast"
+        self.name = f"{NAME}-chunks" if unnamed else NAME
         self._place = place
-        self._log = place / "transfer.log"
+        self._log = place / f"transfer-{self.name}.log"
         self._options = ["--unnamed"] if unnamed else []
 
     def serves(self, pair: Pair) -> bool:
@@ -37,9 +40,9 @@ class Recast:
 
     def measure(self, pair: Pair) -> Row:
         """Publish the releases in order; the last of them is measured, and fetched."""
-        costs = Costs(self._log)
-        with tempfile.TemporaryDirectory(prefix="recast-", dir=self._place) as scratch:
+        with tempfile.TemporaryDirectory(prefix=f"{self.name}-", dir=self._place) as scratch:
             folder = Path(scratch)
+            costs = Costs(self._log, _REPOSITORY)
             store, slot = folder / "store", folder / "slot"
             for each in (store, slot):
                 each.mkdir()
@@ -57,9 +60,21 @@ class Recast:
                 size, requests = server.sent()
             for role in _ROLES:
                 require_equal(slot / role, pair.new.files[role])
-        row = costs.row(pair, self.name, size=size, requests=requests)
-        idle = timed(_engine("nothing"), log=self._log).peak_rss / MIB
-        return replace(row, apply_memory=row.apply_memory - idle)
+        return costs.row(pair, self.name, size=size, requests=requests)
+
+
+def our_ways(place: Path) -> list[Recast]:
+    """What a machine does by itself; and what it does when nobody knows what it has.
+
+    Args:
+        place: ``artifacts/bench``, for scratch and logs.
+    """
+    return [Recast(place), Recast(place, unnamed=True)]
+
+
+def idle_memory() -> float:
+    """MiB of an interpreter that has our libraries, and does nothing with them."""
+    return timed(_engine("nothing"), cwd=_REPOSITORY).peak_rss / MIB
 
 
 def _engine(*words: str | Path) -> Sequence[str | Path]:
