@@ -3,9 +3,10 @@
 Each segment of the new file (:mod:`pipeline.transfer.segments`) is put together on its own, so
 that a delta goes on after a cut wherever it stood, and needs some MiB of memory for any file. A
 segment's 4 KiB blocks are zeros, or lie as they are somewhere in the old file (``old``), or are
-like bytes there (``patched``: what comes is the difference, byte by byte modulo 256), or are
-``literal``. What comes is compressed, with pieces of the old file, and of the new one as far as it
-is complete, as what it may repeat (zstandard's raw-content dictionary).
+like bytes there (``patched``: what comes is the difference, in numbers of 32 bits, the lowest byte
+first, modulo 2^32; zeros fill up the last one), or are ``literal``. What comes is compressed, with
+pieces of the old file, and of the new one as far as it is complete, as what it may repeat
+(zstandard's raw-content dictionary).
 
 Why so: unchanged files are whole blocks that have moved, which costs a few bytes for as long a run
 as you like. Tables of addresses, of an executable or of the filesystem itself, change in each
@@ -284,12 +285,13 @@ def put_together(recipe: Recipe, frame: bytes, old: ReadAt, new: ReadAt) -> byte
 
 
 def _added(left: bytes, right: bytes) -> bytes:
-    """The sum of two texts of one length, byte by byte modulo 256.
+    """The sum of two texts of one length, as numbers of 32 bits each, modulo 2^32.
 
-    All bytes at once, as one large number: the highest bit of each is kept out of the addition,
+    All numbers at once, as one large one: the highest bit of each is kept out of the addition,
     so that nothing is carried into the next one (H. S. Warren, *Hacker's Delight*, 2-18).
     """
-    size = len(left)
-    low = int.from_bytes(b"\x7f" * size)
-    one, other = int.from_bytes(left), int.from_bytes(right)
-    return (((one & low) + (other & low)) ^ ((one ^ other) & ~low)).to_bytes(size)
+    numbers = -(-len(left) // 4)
+    low = int.from_bytes(b"\xff\xff\xff\x7f" * numbers, "little")
+    one, other = int.from_bytes(left, "little"), int.from_bytes(right, "little")
+    total = ((one & low) + (other & low)) ^ ((one ^ other) & ~low)
+    return total.to_bytes(4 * numbers, "little")[: len(left)]

@@ -33,7 +33,7 @@ from pipeline.transfer.deltas import (
     Recipe,
     Run,
 )
-from pipeline.transfer.packed import level_for, pack
+from pipeline.transfer.packed import THOROUGH, level_for, pack
 from pipeline.transfer.segments import SEGMENT
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from pipeline.transfer.similar import Bytes, Numbers
 
 INDEX_LEVEL = 19
+_MOST_AGAIN = 0.7  # share of a file that comes, up to which some of it is packed once more
+_WORTH_AGAIN = (0.05, 0.9)  # a frame's share of its segment, at least; of what comes of it, at most
 _ALIKE = 0.3  # share of a block's bytes that must be those of the old one to be patched
 _TRIAL_LEVEL = 3
 _TRIAL_ROOM = 4096  # bytes around what is like a block that it is compressed with on trial
@@ -102,7 +104,7 @@ def make_delta(
     recipes: list[Recipe] = []
     making: deque[Future[tuple[Recipe, bytes]]] = deque()
     size = 0
-    chosen = level if level is not None else maker.level()
+    levels = (level, level) if level is not None else maker.levels()
     with target.open("wb") as file, ThreadPoolExecutor(max_workers=jobs) as pool:
 
         def keep(count: int) -> int:
@@ -118,7 +120,7 @@ def make_delta(
 
         try:
             for offset in range(0, len(after), segment):
-                making.append(pool.submit(maker.make, offset, chosen))
+                making.append(pool.submit(maker.make, offset, levels))
                 size += keep(2 * jobs)
             size += keep(0)
         except BaseException:
@@ -160,9 +162,11 @@ class _Maker:
         self._in_old = similar.Places(similar.sample(old, self._left_over(), rare))
         self._shifts = self._shift()
 
-    def level(self) -> int:
-        """zstandard's level that what comes is worth."""
-        return level_for(len(self._coming) * BLOCK, len(self._new))
+    def levels(self) -> tuple[int, int]:
+        """zstandard's level for each segment, and for those that take most even so."""
+        size, of = len(self._coming) * BLOCK, len(self._new)
+        level = level_for(size, of)
+        return level, THOROUGH if size <= _MOST_AGAIN * of else level
 
     def _check(self) -> None:
         if self._stop is not None:
@@ -248,7 +252,7 @@ class _Maker:
 
     # --- a segment --------------------------------------------------------------------------------
 
-    def make(self, offset: int, level: int) -> tuple[Recipe, bytes]:
+    def make(self, offset: int, levels: tuple[int, int]) -> tuple[Recipe, bytes]:
         """How a segment is made, and its frame."""
         self._check()
         size = min(self._segment, len(self._new) - offset)
@@ -257,39 +261,50 @@ class _Maker:
             return recipe, b""
         pieces = self._pieces(offset, size, recipe.coming)
         prefix = deltas.read_prefix(pieces, self._read(self._old), self._read(self._new))
-        frame = pack(self._coming_bytes(offset, recipe), level, prefix)
+        coming = self._coming_bytes(offset, recipe)
+        frame = pack(coming, levels[0], prefix)
+        least, most = _WORTH_AGAIN[0] * size, _WORTH_AGAIN[1] * recipe.coming
+        if levels[1] != levels[0] and least < len(frame) < most:
+            frame = pack(coming, levels[1], prefix)
         return Recipe(size, 0, len(frame), recipe.runs, pieces), frame
 
     def _patches(self, offset: int, size: int) -> dict[int, int]:
         """By how much what each block is like lies shifted, for those that are to be patched."""
         found: dict[int, int] = {}
-        before: int | None = None
+        before: int | None = None  # where what is like the block before lies
         for block in range(offset // BLOCK, -(-(offset + size) // BLOCK)):
             source = int(self._sources[block])
             if source >= 0:
                 before = (source - block) * BLOCK
             if source != _NOWHERE:
                 continue
-            shifts = dict.fromkeys(self._shifts.get(block, ()))
-            if before is not None:
-                shifts[before] = None
-            alike = [(self._alike(block, shift), shift) for shift in shifts]
-            if not alike:
-                continue
-            count, shift = max(alike, key=lambda each: each[0])
-            if count >= _ALIKE * BLOCK:
-                before = shift
-                if self._pays(block, shift):
-                    found[block] = shift
+            shifts = [*self._shifts.get(block, ()), *([] if before is None else [before])]
+            for beside in (block - 1, block + 1):
+                shifts += self._shifts.get(beside, ())[:1]
+            alike = [(self._alike(block, shift), shift) for shift in dict.fromkeys(shifts)]
+            best = sorted(alike, key=lambda each: -each[0])[:_TRIALS]
+            tried = [
+                (self._trial(block, shift), shift)
+                for count, shift in best
+                if count >= _ALIKE * BLOCK
+            ]
+            if tried:
+                size_of_it, before = min(tried)
+                if size_of_it < _IN_FAVOUR * self._literal(block, before):
+                    found[block] = before
         return found
 
-    def _pays(self, block: int, shift: int) -> bool:
-        """Does the difference of a block from what is like it take less than the block?"""
+    def _trial(self, block: int, shift: int) -> int:
+        """What the difference of a block from what lies shifted in the old file takes."""
         start, end = block * BLOCK, min((block + 1) * BLOCK, len(self._new))
         own, old = self._new[start:end], self._old[start + shift : end + shift]
+        return len(pack(_difference(own, old), _TRIAL_LEVEL))
+
+    def _literal(self, block: int, shift: int) -> int:
+        """What a block takes that is compressed with what is like it."""
+        start, end = block * BLOCK, min((block + 1) * BLOCK, len(self._new))
         around = self._old[max(0, start + shift - _TRIAL_ROOM) : end + shift + _TRIAL_ROOM]
-        literal = len(pack(own.tobytes(), _TRIAL_LEVEL, around.tobytes()))
-        return len(pack((own - old).tobytes(), _TRIAL_LEVEL)) < _IN_FAVOUR * literal
+        return len(pack(self._new[start:end].tobytes(), _TRIAL_LEVEL, around.tobytes()))
 
     def _runs(self, offset: int, size: int, shifts: dict[int, int]) -> tuple[Run, ...]:
         runs: list[Run] = []
@@ -316,7 +331,7 @@ class _Maker:
             if run.kind == LITERAL:
                 literal.append(data.tobytes())
             elif run.kind == PATCHED:
-                patched.append((data - self._old[run.source : run.source + count]).tobytes())
+                patched.append(_difference(data, self._old[run.source : run.source + count]))
         return b"".join(literal + patched)
 
     def _pieces(self, offset: int, size: int, coming: int) -> tuple[Piece, ...]:
@@ -349,7 +364,17 @@ class _Maker:
 
 
 _NOWHERE, _ZEROED = -1, -2  # instead of a block of the old file
-_SHIFTS = 3  # that are tried for a block
+_SHIFTS = 6  # of a block that are looked at
+_TRIALS = 3  # of them that are tried
+
+
+def _difference(own: Bytes, old: Bytes) -> bytes:
+    """What is to be added to *old*, see :mod:`pipeline.transfer.deltas`."""
+    size = len(own)
+    numbers = [
+        np.frombuffer(each.tobytes() + bytes(-size % 4), np.dtype("<u4")) for each in (own, old)
+    ]
+    return (numbers[0] - numbers[1]).tobytes()[:size]
 
 
 def _follows(last: Run, run: Run) -> bool:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 WINDOW_LOG = 23
 """The most memory that a frame may ask of its reader, as a power of two of bytes."""
 
-_THOROUGH, _QUICK = 19, 12
+THOROUGH, _QUICK = 19, 12  # the first takes ten times as long
 _FEW = 0.3
 _CONTEXTS = 1 << 10  # bytes by which a frame may be larger than what it holds, at least
 
@@ -26,7 +26,7 @@ def bound(size: int) -> int:
 
 def level_for(size: int, of: int) -> int:
     """zstandard's level for *size* bytes of *of*: few of them are worth more of a core's time."""
-    return _THOROUGH if size <= _FEW * of else _QUICK
+    return THOROUGH if size <= _FEW * of else _QUICK
 
 
 def pack(data: bytes, level: int, prefix: bytes = b"") -> bytes:

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.command import Stop
 from pipeline.errors import Interrupted
-from pipeline.transfer import deltas
+from pipeline.transfer import deltas, diff
 from pipeline.transfer.deltas import (
     BLOCK,
     LITERAL,
@@ -391,8 +392,19 @@ def test_a_frame_that_is_changed_is_refused_or_gives_another_digest(draw: st.Dat
     assert found == right or digest_of(found) != digest_of(right)
 
 
-def test_bytes_are_added_modulo_256() -> None:
-    left, right = bytes(range(256)) * 256, b"".join(bytes([n]) * 256 for n in range(256))
-    expected = bytes((one + other) % 256 for one, other in zip(left, right, strict=True))
-    assert deltas._added(left, right) == expected
-    assert deltas._added(b"", b"") == b""
+@given(st.binary(max_size=4099), st.binary(max_size=4099))
+def test_numbers_are_added_modulo_2_to_the_32(one: bytes, other: bytes) -> None:
+    size = min(len(one), len(other))
+    left, right = one[:size], other[:size]
+    expected = b""
+    for at in range(0, size, 4):
+        numbers = (int.from_bytes(each[at : at + 4], "little") for each in (left, right))
+        expected += (sum(numbers) % (1 << 32)).to_bytes(4, "little")
+    assert deltas._added(left, right) == expected[:size]
+
+
+@given(st.binary(max_size=99))
+def test_what_is_added_is_the_difference(old: bytes) -> None:
+    new = bytes(reversed(old))
+    own, other = (np.frombuffer(each, np.uint8) for each in (new, old))
+    assert deltas._added(diff._difference(own, other), old) == new
