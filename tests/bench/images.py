@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from pipeline import digest
+from pipeline import digest, disk
 from pipeline.command import run
 from pipeline.disk import assemble
 from pipeline.files import give_name
@@ -73,7 +73,7 @@ class Studio:
         self._images = place / "images"
         self._log = log
         scripts = digest.of_folder(_ELEMENT)
-        self._ours = digest.of_data([_RECIPE, "ours", scripts])
+        self._ours = digest.of_data([_RECIPE, "ours", disk.FORMAT, scripts])
 
     def ordinary(self, tree: Tree) -> Image:
         """The tree unchanged, in filesystems made with their defaults."""
