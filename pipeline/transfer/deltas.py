@@ -265,23 +265,24 @@ def put_together(recipe: Recipe, frame: bytes, old: ReadAt, new: ReadAt) -> byte
     Raises:
         WrongError: *frame* is not what the recipe needs.
     """
-    places = recipe.places()
     came = b""
     if recipe.stored:
         came = unpack(frame, recipe.coming, read_prefix(recipe.pieces, old, new))
-    data = bytearray(recipe.size)
-    taken = 0
-    for run, at, count in places:
+    places = recipe.places()
+    literal, patched = 0, sum(count for run, _, count in places if run.kind == LITERAL)
+    parts: list[bytes] = []
+    for run, _, count in places:
         if run.kind == OLD:
-            data[at : at + count] = old(run.source * BLOCK, count)
+            parts.append(old(run.source * BLOCK, count))
+        elif run.kind == ZEROS:
+            parts.append(bytes(count))
         elif run.kind == LITERAL:
-            data[at : at + count] = came[taken : taken + count]
-            taken += count
-    for run, at, count in places:
-        if run.kind == PATCHED:
-            data[at : at + count] = _added(came[taken : taken + count], old(run.source, count))
-            taken += count
-    return bytes(data)
+            parts.append(came[literal : literal + count])
+            literal += count
+        else:
+            parts.append(_added(came[patched : patched + count], old(run.source, count)))
+            patched += count
+    return b"".join(parts)
 
 
 def _added(left: bytes, right: bytes) -> bytes:

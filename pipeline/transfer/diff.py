@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 INDEX_LEVEL = 19
 _MOST_AGAIN = 0.7  # share of a file that comes, up to which some of it is packed once more
-_WORTH_AGAIN = (0.05, 0.9)  # a frame's share of its segment, at least; of what comes of it, at most
+_WORTH_AGAIN = (0.06, 0.9)  # a frame's share of its segment, at least; of what comes of it, at most
 _ALIKE = 0.3  # share of a block's bytes that must be those of the old one to be patched
 _TRIAL_LEVEL = 3
 _TRIAL_ROOM = 4096  # bytes around what is like a block that it is compressed with on trial
