@@ -73,7 +73,7 @@ format: venv ## rewrite the sources in the house style
 
 .PHONY: bench
 bench: SYSTEM_PACKAGES += casync nginx-light ostree squashfs-tools xdelta3 zsync
-bench: system venv ## measure against plain diskimage-builder, and what others use to send images; writes artifacts/bench/
+bench: system venv ## measure against the tools that one could use instead (an hour); writes artifacts/bench/
 	$(AS_ROOT) $(BIN)/python -m tests.bench
 
 .PHONY: soak

@@ -8,9 +8,10 @@ missing, damaged or does not fit is left, with what is right kept, and the next 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from pipeline.errors import DigestError, HostError, NetworkError, RecastError, UsageError
@@ -231,17 +232,21 @@ class _Filling:
     def _others(self, whole: WholeWay, missing: Sequence[int]) -> Iterator[tuple[Way, int]]:
         """The other ways, and the bytes of the index of each."""
         for delta in sorted(self.part.deltas, key=lambda each: each.size):
-            for seed in self.seeds:
-                if seed.identity() == delta.base:
-                    way = DeltaWay(self.link, delta, seed, self.target, self.segments)
-                    yield way, delta.index.size
-                    break
+            seed = self._named.get(delta.base)
+            if seed is not None:
+                way = DeltaWay(self.link, delta, seed, self.target, self.segments)
+                yield way, delta.index.size
         listed = self.part.chunks
         if listed is not None and (self.seeds or len(missing) < len(self.segments)):
             chunky = ChunkWay(
                 self.link, listed, whole, self.seeds, self.target, self.segments, missing
             )
             yield chunky, listed.index.size
+
+    @cached_property
+    def _named(self) -> Mapping[str, Seed]:
+        """Seeds by their identities; it may take reading all of one to tell that."""
+        return {seed.identity(): seed for seed in reversed(self.seeds)}
 
     def _final(self) -> RecastError:
         """What a person is told when no way is left: of the whole, which would be enough."""

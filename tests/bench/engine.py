@@ -13,7 +13,6 @@ import os
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -29,6 +28,7 @@ from pipeline.models.pointer import PublishedPart, PublishedRelease, StoredObjec
 from pipeline.store.http import HttpStore
 from pipeline.store.local import LocalStore
 from pipeline.transfer.source import StoreSource
+from tests.fakes.places import NamedDisk
 
 _MOMENT = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -48,32 +48,6 @@ class _Files(BaseFiles):
 
     def forget(self, bases: Sequence[PublishedRelease], role: str) -> None:
         return
-
-
-@dataclass(frozen=True)
-class Seed:
-    """A file of the release that runs.
-
-    Attributes:
-        disk: the file.
-        name: its identity; empty if nobody knows it.
-    """
-
-    disk: FileDisk
-    name: str
-
-    @property
-    def size(self) -> int:
-        """Bytes."""
-        return self.disk.size
-
-    def read(self, offset: int, size: int) -> bytes:
-        """See :meth:`pipeline.transfer.base.Readable.read`."""
-        return self.disk.read(offset, size)
-
-    def identity(self) -> str:
-        """See :meth:`pipeline.transfer.base.Seed.identity`."""
-        return self.name
 
 
 def publish(store: Path, new: Path, bases: Sequence[Path]) -> PublishedRelease:
@@ -148,7 +122,7 @@ def apply(
             with FileDisk(path) as slot:
                 seeds = []
                 if seed is not None:
-                    seeds = [Seed(FileDisk(seed / role), old.identity(role) if old else "")]
+                    seeds = [NamedDisk(FileDisk(seed / role), old.identity(role) if old else "")]
                 filled = StoreSource(store).fill(release, role, slot, seeds)
             print(f"{role}: {filled.how}")
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import random
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -24,6 +23,7 @@ from pipeline.transfer.source import StoreSource
 from tests.e2e.harness import Bench
 from tests.e2e.site import CHANNEL, IMAGE, Site, described, make, publish, published
 from tests.fakes.link import Link
+from tests.fakes.places import NamedDisk
 
 RENDER = "images/elements/nginx-site/nginx-site/usr/lib/site/render"
 
@@ -167,24 +167,6 @@ CUTS = 10  # of the link, by each way
 PARTIAL = 1200 << 10  # bytes of a segment, as it is stored, that a cut may cost
 
 
-@dataclass(frozen=True)
-class Known:
-    """A root that lies on a disk, under its name."""
-
-    disk: FileDisk
-    name: str
-
-    @property
-    def size(self) -> int:
-        return self.disk.size
-
-    def read(self, offset: int, size: int) -> bytes:
-        return self.disk.read(offset, size)
-
-    def identity(self) -> str:
-        return self.name
-
-
 @pytest.mark.parametrize("way", ["delta", "chunks", "whole"])
 def test_a_link_that_is_cut_at_random_bytes_costs_little_more_than_the_way(
     own: Bench,
@@ -215,7 +197,7 @@ def test_a_link_that_is_cut_at_random_bytes_costs_little_more_than_the_way(
         FileDisk(tmp_path / "plain") as plain,
         FileDisk(tmp_path / "slot") as slot,
     ):
-        seeds = [Known(root, first.root_hash if way == "delta" else "")][: way != "whole"]
+        seeds = [NamedDisk(root, first.root_hash if way == "delta" else "")][: way != "whole"]
         took = StoreSource(store).fill(release, "root", plain, seeds)
         assert took.how.startswith(way), took.how
         assert link.passed < took.downloaded + 50_000

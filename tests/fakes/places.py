@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from pipeline import digest
+from pipeline.agent.blocks import FileDisk
 from pipeline.errors import HostError
 from pipeline.models.pointer import Chunks, Delta, PublishedPart, PublishedRelease, StoredObject
 from pipeline.store.base import object_key
@@ -15,6 +17,29 @@ from pipeline.transfer.diff import make_delta
 from pipeline.transfer.segments import digest_of, write_table
 from tests.fakes.published import published
 from tests.fakes.store import MemoryStore
+
+
+@dataclass(frozen=True)
+class NamedDisk:
+    """A part that lies on a disk, as a seed.
+
+    Attributes:
+        disk: has just that part.
+        name: its identity; empty if nobody knows it.
+    """
+
+    disk: FileDisk
+    name: str
+
+    @property
+    def size(self) -> int:
+        return self.disk.size
+
+    def read(self, offset: int, size: int) -> bytes:
+        return self.disk.read(offset, size)
+
+    def identity(self) -> str:
+        return self.name
 
 
 class Place:
